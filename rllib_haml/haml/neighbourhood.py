@@ -1,0 +1,85 @@
+"""Neighbourhood operators U^i (HAML, Definition 11): where a player may move, and how the best is sought."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from rllib_haml.haml.rows import JointRows
+    from rllib_haml.haml.sweep import MirrorStep
+
+
+class Neighbourhood(Protocol):
+    def maximise(self, step: MirrorStep) -> dict[str, Tensor]:
+        """Moves `step.player`'s policy, in place, to (nearly) the best point of its neighbourhood.
+
+        Returns:
+            Figures of the search, scalars, equal on every learner.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Everywhere:
+    """The whole policy space; the maximum is sought by epochs of stochastic gradient ascent.
+
+    Attributes:
+        num_epochs: Passes over the batch.
+        minibatch_size: Joint steps of a minibatch over all learners; None is the whole batch.
+        grad_clip: Bound on the gradient's global norm, or None.
+    """
+
+    num_epochs: int
+    minibatch_size: int | None = None
+    grad_clip: float | None = None
+
+    def maximise(self, step: MirrorStep) -> dict[str, Tensor]:
+        policy = step.player.policy
+        report: dict[str, Tensor] = {}
+        for epoch in range(self.num_epochs):
+            for rows in step.minibatches(self.minibatch_size, epoch):
+                loss = -step.objective(rows)
+                norm = descend(loss, policy.parameters(), policy.optimizer, self.grad_clip, step.rows)
+                report = {"policy_loss": loss.detach(), "grad_norm": norm}
+        if report:
+            report["policy_loss"] = step.rows.all_reduce(report["policy_loss"].clone())
+        return report
+
+
+def descend(
+    loss: Tensor,
+    parameters: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    grad_clip: float | None,
+    rows: JointRows,
+) -> Tensor:
+    """One optimizer step down the sum of all learners' `loss`.
+
+    Parameters that the loss does not touch get a zero gradient, on every learner alike.
+
+    Returns:
+        The gradient's global norm before clipping.
+    """
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    flat = rows.all_reduce(
+        torch.cat(
+            [
+                torch.zeros_like(p).flatten() if g is None else g.flatten()
+                for p, g in zip(parameters, gradients, strict=True)
+            ]
+        )
+    )
+    for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad = g.view_as(p)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if grad_clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
+    optimizer.step()
+    for p in parameters:
+        p.grad = None
+    return norm

@@ -1,0 +1,49 @@
+"""Advantage estimation. Pure functions of time-major tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def gae(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    ended: Tensor,
+    *,
+    gamma: float,
+    lambda_: float,
+) -> Tensor:
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
+
+    Â_t = δ_t + γλ (1 - ended_t) Â_{t+1},  δ_t = r_t + γ (1 - terminated_t) V(s_{t+1}) - V(s_t).
+
+    A time limit or a cut of the data ends a column's sum but keeps the value of the state that
+    followed; only a terminal state is worth nothing.
+
+    Args:
+        reward: (T, B).
+        value: (T, B) V(s_t), in the reward's units.
+        next_value: (T, B) V(s_{t+1}); at the end of an episode, of its last state.
+        terminated: (T, B) bool, s_{t+1} is terminal.
+        ended: (T, B) bool, nothing of this column follows row t. Rows after it are padding.
+
+    Returns:
+        (T, B), Â_t.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    shapes = {tuple(x.shape) for x in (reward, value, next_value, terminated, ended)}
+    if len(shapes) != 1 or reward.dim() != 2:
+        raise ValueError(f"gae expects tensors of one shape (T, B), got {sorted(shapes)}.")
+    delta = reward + gamma * torch.where(terminated, 0, next_value) - value
+    decay = torch.where(ended, 0, torch.full_like(reward, gamma * lambda_))
+    advantage = torch.empty_like(delta)
+    following = torch.zeros_like(delta[0])
+    for t in reversed(range(len(delta))):
+        following = delta[t] + decay[t] * following
+        advantage[t] = following
+    return advantage

@@ -1,0 +1,78 @@
+"""Which of a train batch's joint steps one learner holds, and how minibatches are cut from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def generator(device: torch.device | str, *key: int) -> torch.Generator:
+    """A random generator that depends on `key` alone, so that every learner draws the same numbers."""
+    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return torch.Generator(device).manual_seed(seed)
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """The all-reduce of a single learner."""
+    return tensor
+
+
+@dataclass(frozen=True)
+class JointRows:
+    """The rows of the global batch that this learner holds.
+
+    Attributes:
+        index: (S_local,) int64, the global row of each local one; ascending.
+        total: S, over all learners.
+        weights: (S_local,) weight of each row in every mean, or None for ones.
+        all_reduce: Sums a tensor over the learners, in place, and returns it.
+    """
+
+    index: Tensor
+    total: int
+    weights: Tensor | None = None
+    all_reduce: Callable[[Tensor], Tensor] = alone
+
+    @classmethod
+    def whole(cls, total: int, device: torch.device | str = "cpu", weights: Tensor | None = None):
+        """All rows on one learner."""
+        return cls(torch.arange(total, device=device), total, weights)
+
+    def minibatches(self, size: int | None, *key: int) -> Iterator[Tensor | slice]:
+        """Cuts one permutation of the S global rows into slices; yields the local rows of each.
+
+        Every learner yields equally many, some of them perhaps empty.
+
+        Args:
+            size: Joint steps of a minibatch over all learners; None is the whole batch.
+            key: What the permutation depends on: seed, update, policy, epoch.
+        """
+        if size is None or size >= self.total:
+            yield slice(None)
+            return
+        device = self.index.device
+        order = torch.randperm(self.total, generator=generator(device, *key), device=device)
+        local = torch.full((self.total,), -1, device=device)
+        local[self.index] = torch.arange(len(self.index), device=device)
+        for rows in local[order].split(size):
+            yield rows[rows >= 0]
+
+    def mean(self, values: Tensor, active: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        """This learner's part of the mean over active rows: the parts of all learners add up to it.
+
+        Args:
+            values: (..., R), of the local `rows`.
+            active: (..., R) bool; what is not active counts nowhere.
+
+        Returns:
+            A scalar: own numerator over the global weight. 0 if no learner has an active row.
+        """
+        weight = active.to(values.dtype)
+        if self.weights is not None:
+            weight = weight * self.weights[rows]
+        total = self.all_reduce(weight.sum().detach().clone())
+        return torch.where(active, values * weight, 0).sum() / torch.where(total > 0, total, 1)

@@ -1,0 +1,169 @@
+"""The sequential update: one iteration of Template 2 of HAML (Zhong et al. 2024, section 4.2).
+
+    draw a permutation i_1 … i_n of the agents
+    for m = 1 … n:
+        π^{i_m}_{k+1} = argmax over π in U^{i_m} of E_{s ~ β}[ HAMO(π; D^{i_m}, π^{i_1 … i_{m-1}}_{k+1}) ]
+
+By Proposition 9 the objective (HAMO) is estimated on the rows that π_k sampled: E[r M - D], with r the
+ratio of agent i_m's candidate to its present policy and M = Π_{j<m} r^{i_j} · Â, where the ratios are
+those by which the earlier agents have already moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from rllib_haml.haml.drift import Drift
+from rllib_haml.haml.order import Order
+from rllib_haml.haml.rows import JointRows, generator
+
+if TYPE_CHECKING:
+    from rllib_haml.haml.neighbourhood import Neighbourhood
+
+Rows = Tensor | slice
+ALL_ROWS = slice(None)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A policy on some rows.
+
+    Attributes:
+        log_prob: (K, R) of the taken actions, joint over the action's dimensions.
+        entropy: (K, R) of the action distribution, in nats, summed over the action's dimensions.
+    """
+
+    log_prob: Tensor
+    entropy: Tensor
+
+
+class Policy(Protocol):
+    """The policy of one agent (K = 1), or of K agents that share it and so move together."""
+
+    @property
+    def active(self) -> Tensor:
+        """(K, S) bool: in which joint steps each agent acted."""
+        ...
+
+    def evaluate(self, rows: Rows) -> Evaluation:
+        """Differentiable, under the present weights; in rows without action anything finite."""
+        ...
+
+    def parameters(self) -> Sequence[Tensor]: ...
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer: ...
+
+
+@dataclass(frozen=True)
+class Player:
+    """π^i with its drift D^i and its neighbourhood operator U^i.
+
+    Attributes:
+        entropy_coeff: Weight of an entropy bonus per sample. Not 0: outside HAML's guarantee, since the
+            bonus has a gradient at the present policy.
+    """
+
+    policy: Policy
+    drift: Drift
+    neighbourhood: Neighbourhood
+    entropy_coeff: float = 0.0
+
+
+@dataclass(frozen=True)
+class MirrorStep:
+    """The maximisation that one player faces: HAMO over its neighbourhood.
+
+    Attributes:
+        player: Who moves.
+        m: (S,) M of the local rows.
+        before: The player's policy on all local rows, before it moves.
+        rows: Which joint steps these are.
+        key: What the step's random numbers depend on.
+    """
+
+    player: Player
+    m: Tensor
+    before: Evaluation
+    rows: JointRows
+    key: tuple[int, ...]
+
+    def minibatches(self, size: int | None, epoch: int) -> Iterator[Rows]:
+        return self.rows.minibatches(size, *self.key, epoch)
+
+    def objective(self, rows: Rows = ALL_ROWS) -> Tensor:
+        """This learner's part of E[r M - D] (+ entropy bonus) over `rows`; a differentiable scalar."""
+        policy, active = self.player.policy, self.player.policy.active[:, rows]
+        new = policy.evaluate(rows)
+        change = torch.where(active, new.log_prob - self.before.log_prob[:, rows], 0)
+        ratio, m = change.exp(), self.m[rows]
+        value = ratio * m - self.player.drift(ratio, m)
+        if self.player.entropy_coeff:
+            value = value + self.player.entropy_coeff * new.entropy
+        return self.rows.mean(value, active, rows)
+
+
+@dataclass
+class SweepResult:
+    """What one sweep did.
+
+    Attributes:
+        log_factor: (S,) log of the compound ratio after all players moved.
+        order: Who moved, first mover first.
+        before, after: Each player's policy on all local rows, around its move.
+        reports: Each neighbourhood's figures of its maximisation (scalars).
+    """
+
+    log_factor: Tensor
+    order: list[str] = field(default_factory=list)
+    before: dict[str, Evaluation] = field(default_factory=dict)
+    after: dict[str, Evaluation] = field(default_factory=dict)
+    reports: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+
+def sweep(
+    players: Mapping[str, Player],
+    advantage: Callable[[Tensor], Tensor],
+    *,
+    order: Order,
+    rows: JointRows,
+    key: tuple[int, ...] = (0,),
+    simultaneous: bool = False,
+) -> SweepResult:
+    """Moves every player once, each against the joint advantage corrected for those before it.
+
+    Args:
+        players: By name; the order draws among the sorted names.
+        advantage: Â (S,) of the team, given the `log_factor` (S,) of the agents that have moved.
+        order: Who is next.
+        rows: Which joint steps the local rows are; its weights, if any, enter every mean.
+        key: Seeds the order and the minibatches, alike on every learner: (seed, number of the update).
+        simultaneous: Leaves M at Â, so that each player answers to the others' *old* policies: MAPPO.
+    """
+    names = sorted(players)
+    draw = generator(rows.index.device, *key)
+    result = SweepResult(torch.zeros(len(rows.index), device=rows.index.device))
+    remaining = list(names)
+    while remaining:
+        name = order.next(remaining, draw)
+        remaining.remove(name)
+        player = players[name]
+        with torch.no_grad():
+            before = player.policy.evaluate(ALL_ROWS)
+        log_factor = result.log_factor.to(before.log_prob.dtype)
+        m = log_factor.exp() * advantage(log_factor)
+        step = MirrorStep(player, m, before, rows, (*key, names.index(name)))
+        result.reports[name] = player.neighbourhood.maximise(step)
+        with torch.no_grad():
+            after = player.policy.evaluate(ALL_ROWS)
+        if not simultaneous:
+            change = torch.where(player.policy.active, after.log_prob - before.log_prob, 0)
+            result.log_factor = log_factor + change.sum(0)
+        result.order.append(name)
+        result.before[name], result.after[name] = before, after
+    return result
