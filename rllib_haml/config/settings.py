@@ -1,0 +1,85 @@
+"""What an algorithm can be configured with, read off the builder methods of its config class."""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ray._common.deprecation import DEPRECATED_VALUE
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.utils.from_config import NotProvided
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One configurable key: the builder method that takes it, its type and its default.
+
+    `builder` is None for a plain attribute, which a user's own config class may define without one.
+    """
+
+    key: str
+    builder: str | None
+    annotation: Any
+    default: Any
+
+    def apply(self, config: AlgorithmConfig, value: Any) -> None:
+        """Sets the key of `config` to `value`, through the builder method where there is one."""
+        if self.builder is None:
+            setattr(config, self.key, value)
+        else:
+            getattr(config, self.builder)(**{self.key: value})
+
+    def attribute(self, config: AlgorithmConfig) -> str:
+        """The attribute of `config` that keeps the value: `key`, or `_key` behind a property."""
+        hidden = f"_{self.key}"
+        return hidden if hidden in vars(config) else self.key
+
+
+def settings_of(config: AlgorithmConfig) -> dict[str, Setting]:
+    """All keys that a YAML file may set on `config`."""
+    settings: dict[str, Setting] = {}
+    for method, parameter in _builder_parameters(type(config)):
+        key = parameter.name
+        annotation = _resolve(parameter.annotation, method)
+        # Classes nearer to the algorithm come first and may narrow the type.
+        settings.setdefault(key, Setting(key, method.__name__, annotation, _default(config, key)))
+    for key, default in vars(config).items():
+        if not key.startswith("_") and key not in _INTERNAL and default != DEPRECATED_VALUE:
+            settings.setdefault(key, Setting(key, None, Any, default))
+    return settings
+
+
+# Attributes that RLlib sets itself.
+_INTERNAL = frozenset({"algo_class", "in_evaluation", "simple_optimizer", "worker_cls"})
+
+
+def _builder_parameters(config_class: type) -> Iterator[tuple[Any, inspect.Parameter]]:
+    for cls in config_class.__mro__:
+        for method in vars(cls).values():
+            if not inspect.isfunction(method) or method.__name__.startswith("_"):
+                continue
+            for parameter in inspect.signature(method).parameters.values():
+                if parameter.default is NotProvided and not parameter.name.startswith("_"):
+                    yield method, parameter
+
+
+def _resolve(annotation: Any, method: Any) -> Any:
+    if annotation is inspect.Parameter.empty:
+        return Any
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, {**vars(builtins), **method.__globals__})
+    except NameError:
+        # The annotation uses a name that its module imports for type checkers only.
+        return Any
+
+
+def _default(config: AlgorithmConfig, key: str) -> Any:
+    for attribute in (f"_{key}", key, f"{key}_str", f"callbacks_{key}"):
+        if attribute in vars(config):
+            return getattr(config, attribute)
+    return None
