@@ -1,0 +1,77 @@
+"""The preallocated arrays that sub-environments write their rows into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rllib_haml.sampling.faults import EnvironmentFault
+from rllib_haml.sampling.spaces import assemble, leaves
+
+
+class ObsColumn:
+    """One agent's observations of all sub-environments: a tree of arrays (E, ...).
+
+    Attributes:
+        value: The tree; its arrays are overwritten in place by `write` and `clear`.
+    """
+
+    def __init__(self, space: gym.Space, num_envs: int) -> None:
+        found = leaves(space)
+        self._leaves = [
+            (leaf.path, leaf.shape, np.zeros((num_envs, *leaf.shape), leaf.dtype)) for leaf in found
+        ]
+        self.value: Any = assemble(space, [buffer for _, _, buffer in self._leaves])
+
+    def write(self, row: int, obs: Any) -> None:
+        """Copies one observation into `row`.
+
+        Raises:
+            EnvironmentFault: The observation is not of the declared shape.
+        """
+        for path, shape, buffer in self._leaves:
+            value = obs
+            for key in path:
+                value = _entry(value, key)
+            # The shape is checked by hand: numpy would broadcast a wrong one without a word.
+            if getattr(value, "shape", None) != shape:
+                value = _as_shape(value, shape, path)
+            buffer[row] = value
+
+    def clear(self, row: int) -> None:
+        """Fills `row` with zeros."""
+        for _, _, buffer in self._leaves:
+            buffer[row] = 0
+
+    def read(self, row: int) -> list[np.ndarray]:
+        """Copies of the arrays' rows."""
+        return [buffer[row].copy() for _, _, buffer in self._leaves]
+
+    def restore(self, row: int, arrays: list[np.ndarray]) -> None:
+        """Puts back what `read` gave."""
+        for (_, _, buffer), array in zip(self._leaves, arrays, strict=True):
+            buffer[row] = array
+
+
+def _entry(value: Any, key: Any) -> Any:
+    try:
+        return value[key]
+    except (KeyError, IndexError, TypeError):
+        raise EnvironmentFault(f"its observation has no entry {key!r}") from None
+
+
+def _as_shape(value: Any, shape: tuple[int, ...], path: tuple[Any, ...]) -> np.ndarray:
+    """`value` as an array of `shape`, for numbers and lists; else a fault that says both shapes."""
+    found: tuple[int, ...] | str
+    try:
+        array = np.asarray(value)
+        found = array.shape
+    except ValueError:
+        array, found = None, "a ragged list"
+    if array is None or found != shape or array.dtype.kind not in "fiub":
+        where = "".join(f"[{key!r}]" for key in path)
+        kind = "" if array is None or array.dtype.kind in "fiub" else f" of {type(value).__name__}"
+        raise EnvironmentFault(f"its observation{where} has shape {found}{kind}, its space says {shape}")
+    return array

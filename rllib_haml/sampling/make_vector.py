@@ -1,0 +1,81 @@
+"""From what a user has, an environment of some kind, to a `VectorTeamEnv`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+from pettingzoo import AECEnv, ParallelEnv
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv, PettingZooEnv
+
+from rllib_haml.sampling.parallel_team_env import ParallelTeamEnv
+from rllib_haml.sampling.pettingzoo_team import PettingZooTeam
+from rllib_haml.sampling.rllib_team import RLlibTeam
+from rllib_haml.sampling.serial_vector_env import SerialVectorTeamEnv
+from rllib_haml.sampling.team_env import TeamEnv
+from rllib_haml.sampling.vector_env import VectorTeamEnv
+
+
+def make_vector_team_env(entry_point: Callable[[], Any], num_envs: int) -> VectorTeamEnv:
+    """E environments of one team.
+
+    Args:
+        entry_point: Makes one environment. If that is itself a `VectorTeamEnv` with a method
+            `make_vec(num_envs)` (a natively batched one), that method makes all of them.
+        num_envs: E.
+
+    Raises:
+        TypeError: The environment is of a kind that cannot be stepped as a team.
+        EnvironmentFault: It declares its agents or spaces wrongly.
+    """
+    env = entry_point()
+    if hasattr(env, "make_vec") and isinstance(env, VectorTeamEnv):
+        return env.make_vec(num_envs)  # pyright: ignore[reportAttributeAccessIssue]
+    teams = [as_team_env(env)]
+    teams += [as_team_env(entry_point()) for _ in range(num_envs - 1)]
+    return SerialVectorTeamEnv(teams)
+
+
+def as_team_env(env: Any) -> TeamEnv:
+    """Adapts one environment.
+
+    Raises:
+        TypeError: See `make_vector_team_env`.
+    """
+    # Exactly these types: a subclass may have changed what `step` does. RLlib's wrapper around
+    # PettingZoo shuffles its agents, and ours would only convert everything twice.
+    if type(env) in (ParallelPettingZooEnv, ParallelTeamEnv):
+        return PettingZooTeam(env.par_env)
+    if isinstance(env, ParallelEnv):
+        return PettingZooTeam(env)
+    if isinstance(env, ParallelPettingZooEnv):
+        return RLlibTeam(env, agents=env.par_env.possible_agents)
+    if isinstance(env, MultiAgentEnv) and not isinstance(env, PettingZooEnv):
+        return RLlibTeam(env)
+    raise TypeError(_unsupported(env))
+
+
+def _unsupported(env: Any) -> str:
+    given = f"{env!r} (a class, not an instance)" if isinstance(env, type) else type(env).__name__
+    message = (
+        f"expected an RLlib MultiAgentEnv or a PettingZoo ParallelEnv, whose agents act at the "
+        f"same time, but got {given}. "
+    )
+    if isinstance(env, type):
+        return message + f"Return an instance from the environment's creator: {env.__name__}()."
+    if isinstance(env, (AECEnv, PettingZooEnv)):
+        return message + (
+            "It is turn-based. If its agents really act at once, convert it: "
+            "pettingzoo.utils.conversions.aec_to_parallel(env)."
+        )
+    if isinstance(env, gym.Env):
+        return message + (
+            "It has one agent. To train it as a team of one, wrap its creator: "
+            "ray.rllib.env.multi_agent_env.make_multi_agent(creator)."
+        )
+    return message + (
+        "Write a class with possible_agents, observation_spaces, action_spaces, reset() and step() "
+        "that derives from ray.rllib.env.multi_agent_env.MultiAgentEnv."
+    )

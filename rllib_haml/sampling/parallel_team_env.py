@@ -1,0 +1,87 @@
+"""A PettingZoo `ParallelEnv` as an RLlib `MultiAgentEnv`, for RLlib's own env runner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pettingzoo import ParallelEnv
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.utils.typing import MultiAgentDict
+
+from rllib_haml.sampling.pettingzoo_team import PettingZooTeam
+from rllib_haml.sampling.spaces import assemble, leaves
+from rllib_haml.sampling.team_env import AgentID
+
+
+class ParallelTeamEnv(MultiAgentEnv):
+    """Presents `par_env` to RLlib without what RLlib's `ParallelPettingZooEnv` loses.
+
+    Agents keep the environment's order, `agents` shrinks as they die, `state()` passes through and
+    real-valued observations are float32. A team whose last agents end in different ways ends. A
+    time limit is told as `truncateds["__all__"]` alone: RLlib takes an episode whose agents are all
+    done one by one for terminated, and would not bootstrap.
+
+    Attributes:
+        par_env: The environment inside.
+        state_space: Space of `state()`, or None.
+    """
+
+    def __init__(self, par_env: ParallelEnv) -> None:
+        self._team = PettingZooTeam(par_env)
+        self.par_env = par_env
+        self.possible_agents = list(self._team.agents)
+        self.agents = list(self._team.agents)
+        super().__init__()
+        self.observation_spaces = self._team.observation_spaces
+        self.action_spaces = self._team.action_spaces
+        self.state_space = self._team.state_space
+        self.render_mode = getattr(par_env, "render_mode", None)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[MultiAgentDict, MultiAgentDict]:
+        outcome = self._team.reset(seed)
+        self.agents = list(outcome.acting)
+        obs = {agent: self._cast(agent, outcome.obs[agent]) for agent in outcome.acting}
+        return obs, {agent: outcome.infos.get(agent, {}) for agent in obs}
+
+    def step(
+        self, action_dict: MultiAgentDict
+    ) -> tuple[MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict]:
+        before = self.agents
+        outcome = self._team.step(action_dict)
+        over = outcome.terminated or outcome.truncated
+        obs = {
+            agent: self._cast(agent, outcome.obs[agent])
+            for agent in self._team.agents
+            if agent in outcome.obs and (agent in before or agent in outcome.acting)
+        }
+        gone = [agent for agent in before if agent not in outcome.acting]
+        terminateds: dict[AgentID, bool] = dict.fromkeys(gone, True)
+        terminateds["__all__"] = outcome.terminated
+        truncateds: dict[AgentID, bool] = {"__all__": outcome.truncated}
+        self.agents = [] if over else list(outcome.acting)
+        rewards = {a: float(r) for a, r in outcome.rewards.items() if a in before or a in obs}
+        infos = {agent: outcome.infos.get(agent, {}) for agent in obs}
+        return obs, rewards, terminateds, truncateds, infos
+
+    def state(self) -> np.ndarray | None:
+        """The environment's global state, or None after a last step that destroyed it."""
+        return self._team.state()
+
+    def render(self) -> Any:
+        return self.par_env.render()
+
+    def close(self) -> None:
+        self.par_env.close()
+
+    def _cast(self, agent: AgentID, obs: Any) -> Any:
+        space = self._team.observation_spaces[agent]
+        arrays = []
+        for path, _, dtype in leaves(space):
+            value = obs
+            for key in path:
+                value = value[key]
+            arrays.append(np.asarray(value, dtype))
+        return assemble(space, arrays)

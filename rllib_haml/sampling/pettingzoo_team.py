@@ -1,0 +1,109 @@
+"""A PettingZoo `ParallelEnv` as a `TeamEnv`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from pettingzoo import ParallelEnv
+
+from rllib_haml.sampling.spaces import as_float32, box_state_space
+from rllib_haml.sampling.team_env import (
+    AgentID,
+    Outcome,
+    check_declared,
+    declared_agents,
+    declared_space,
+    has_own_state,
+)
+
+
+class PettingZooTeam:
+    """Adapts `env`; see `TeamEnv`.
+
+    The team's episode is over when nobody is left. It was truncated if an agent of the last step
+    was truncated without being terminated, else it terminated.
+    """
+
+    def __init__(self, env: ParallelEnv) -> None:
+        self.env = env
+        self.name = str(env)
+        self.agents = declared_agents(self.name, getattr(env, "possible_agents", None))
+        self.observation_spaces: dict[AgentID, gym.Space] = {}
+        self.action_spaces: dict[AgentID, gym.Space] = {}
+        for agent in self.agents:
+            obs_space = declared_space(self.name, agent, env.observation_space(agent), "observation")
+            self.observation_spaces[agent] = as_float32(obs_space)
+            self.action_spaces[agent] = declared_space(self.name, agent, env.action_space(agent), "action")
+        self.state_space = _state_space(env)
+        self.has_state = has_own_state(env)
+        self._declared = frozenset(self.agents)
+        self._acting: list[AgentID] = []
+        self._over = False
+
+    def reset(self, seed: int | None) -> Outcome:
+        obs, infos = self.env.reset(seed=seed)
+        check_declared(self._declared, obs, "an observation")
+        self._over = False
+        return Outcome(obs, self._alive(()), {}, False, False, infos or {})
+
+    def step(self, actions: dict[AgentID, Any]) -> Outcome:
+        obs, rewards, terminations, truncations, infos = self.env.step(actions)
+        check_declared(self._declared, obs, "an observation")
+        check_declared(self._declared, rewards, "a reward")
+        check_declared(self._declared, terminations, "a termination flag")
+        check_declared(self._declared, truncations, "a truncation flag")
+        done: list[AgentID] = []
+        if any(terminations.values()) or any(truncations.values()):
+            done = [a for a in self.agents if terminations.get(a) or truncations.get(a)]
+        acting = self._alive(done)
+        if acting:
+            return Outcome(obs, acting, rewards, False, False, infos)
+        self._over = True
+        truncated = any(truncations.get(a) and not terminations.get(a) for a in done if a in actions)
+        final = [a for a in self.agents if a in obs and not (truncated and terminations.get(a))]
+        return Outcome(obs, final, rewards, not truncated, truncated, infos)
+
+    def state(self) -> np.ndarray | None:
+        try:
+            return self.env.state()
+        except Exception:
+            # Some environments (multiwalker) take themselves apart in their last step.
+            if self._over:
+                return None
+            raise
+
+    def get_state(self) -> dict[str, Any]:
+        env: Any = self.env
+        return {"env": env.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        env: Any = self.env
+        env.set_state(state["env"])
+
+    def _alive(self, done: Sequence[AgentID]) -> Sequence[AgentID]:
+        """Who the environment says is alive and is not `done`, in declared order."""
+        live = self.env.agents
+        if done:
+            live = [agent for agent in live if agent not in done]
+        if live != self._acting:
+            check_declared(self._declared, dict.fromkeys(live), "a place among the living")
+            self._acting = [agent for agent in self.agents if agent in live]
+        return self._acting
+
+
+def _state_space(env: ParallelEnv) -> gym.spaces.Box | None:
+    """The space of `env.state()`, declared or, where it is not, read off one state."""
+    declared = getattr(env, "state_space", None)
+    if declared is not None:
+        return box_state_space(declared)
+    if type(env).state is ParallelEnv.state:
+        return None
+    env.reset()
+    try:
+        state = np.asarray(env.state())
+    except (NotImplementedError, AttributeError):
+        return None
+    return gym.spaces.Box(-np.inf, np.inf, state.shape, np.float32)

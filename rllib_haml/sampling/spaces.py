@@ -1,0 +1,100 @@
+"""What the sampler makes of a space: its leaves, their shapes and types, and its action mask."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+_OBSERVATION_KEYS = ("observations", "observation", "obs")
+
+
+class Leaf(NamedTuple):
+    """One array of an observation: where it lies in the tree, its shape and its type."""
+
+    path: tuple[Any, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def leaves(space: gym.Space, path: tuple[Any, ...] = ()) -> list[Leaf]:
+    """The arrays that make up an element of `space`, in the order of its declaration.
+
+    Real-valued boxes become float32, what networks take; integers and images keep their type.
+
+    Raises:
+        TypeError: `space` holds something that is not an array of fixed shape.
+    """
+    if isinstance(space, spaces.Dict):
+        return [leaf for key, sub in space.items() for leaf in leaves(sub, (*path, key))]
+    if isinstance(space, spaces.Tuple):
+        return [leaf for i, sub in enumerate(space) for leaf in leaves(sub, (*path, i))]
+    if isinstance(space, spaces.Discrete):
+        return [Leaf(path, (), np.dtype(np.int64))]
+    if isinstance(space, (spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)):
+        dtype = np.dtype(space.dtype)
+        return [Leaf(path, space.shape, np.dtype(np.float32) if dtype.kind == "f" else dtype)]
+    where = f" at {'/'.join(map(str, path))}" if path else ""
+    raise TypeError(
+        f"cannot sample from {type(space).__name__}{where}: expected Box, Discrete, MultiDiscrete, "
+        "MultiBinary, or a Dict or Tuple of them"
+    )
+
+
+def assemble(space: gym.Space, arrays: list[Any]) -> Any:
+    """Puts arrays, one for each of `leaves(space)`, back into the tree of `space`."""
+    rest = iter(arrays)
+
+    def build(part: gym.Space) -> Any:
+        if isinstance(part, spaces.Dict):
+            return {key: build(sub) for key, sub in part.items()}
+        if isinstance(part, spaces.Tuple):
+            return tuple(build(sub) for sub in part)
+        return next(rest)
+
+    return build(space)
+
+
+def as_float32(space: gym.Space) -> gym.Space:
+    """The same space with every real-valued box in float32."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: as_float32(sub) for key, sub in space.items()})
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple([as_float32(sub) for sub in space])
+    if isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "f":
+        if space.dtype == np.float32:
+            return space
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        return spaces.Box(low, high, dtype=np.float32)
+    return space
+
+
+def mask_size(action_space: gym.Space) -> int | None:
+    """Entries of an action mask over `action_space`, or None where it can have no mask."""
+    if isinstance(action_space, spaces.Discrete):
+        return int(action_space.n)
+    if isinstance(action_space, spaces.MultiDiscrete):
+        return int(np.sum(action_space.nvec))
+    return None
+
+
+def holds_action_mask(observation_space: gym.Space) -> bool:
+    """Whether observations are a Dict with the mask beside them, as RLlib and PettingZoo do it."""
+    return (
+        isinstance(observation_space, spaces.Dict)
+        and "action_mask" in observation_space.spaces
+        and any(key in observation_space.spaces for key in _OBSERVATION_KEYS)
+    )
+
+
+def box_state_space(space: gym.Space) -> spaces.Box:
+    """`space` in float32.
+
+    Raises:
+        TypeError: It is no Box; the critic takes one array.
+    """
+    if not isinstance(space, spaces.Box):
+        raise TypeError(f"state_space is {space}; expected a Box, the critic takes one array")
+    return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)

@@ -1,0 +1,120 @@
+"""One team's environment, one episode at a time: what each kind of environment is reduced to.
+
+Who acts and how an episode ended is said differently by every interface. An adapter decides both
+here, once, for the fast sampler and for RLlib's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+
+from rllib_haml.sampling.faults import EnvironmentFault
+
+AgentID = Hashable
+
+
+class Outcome(NamedTuple):
+    """What the team sees after a `reset` or a `step`.
+
+    Attributes:
+        obs: Observations as the environment gave them.
+        acting: Who acts next, in declared order. After the last step of an episode: whose final
+            observation has a value, that is, everyone who has one, less those who terminated
+            themselves while the team was merely cut off by a time limit. The same object for as
+            long as the same agents act.
+        rewards: Rewards as the environment gave them; empty after `reset`.
+        terminated: The team's episode ended in a terminal state.
+        truncated: It was cut by a time limit. Never both.
+        infos: Infos per agent.
+    """
+
+    obs: Mapping[AgentID, Any]
+    acting: Sequence[AgentID]
+    rewards: Mapping[AgentID, Any]
+    terminated: bool
+    truncated: bool
+    infos: Mapping[AgentID, Any]
+
+
+class TeamEnv(Protocol):
+    """One environment of one team; agents and spaces as in `VectorTeamEnv`."""
+
+    name: str
+    env: Any
+    agents: tuple[AgentID, ...]
+    observation_spaces: dict[AgentID, gym.Space]
+    action_spaces: dict[AgentID, gym.Space]
+    state_space: gym.spaces.Box | None
+    has_state: bool
+
+    def reset(self, seed: int | None) -> Outcome: ...
+
+    def step(self, actions: dict[AgentID, Any]) -> Outcome: ...
+
+    def state(self) -> np.ndarray | None:
+        """The global state now, or None where the environment cannot tell it any more."""
+        ...
+
+    def get_state(self) -> dict[str, Any]:
+        """All that `set_state` needs to continue the episode; only where `has_state`."""
+        ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+def has_own_state(env: Any) -> bool:
+    """Whether the environment itself, not one that it wraps, can be saved and continued.
+
+    Looked up on the type: wrappers that forward unknown attributes would offer the state of the
+    environment inside and silently lose their own.
+    """
+    return hasattr(type(env), "get_state") and hasattr(type(env), "set_state")
+
+
+def declared_agents(name: str, possible_agents: Sequence[AgentID] | None) -> tuple[AgentID, ...]:
+    """The environment's agents in its own order.
+
+    Raises:
+        EnvironmentFault: It declares none, or one twice.
+    """
+    agents = tuple(possible_agents or ())
+    if not agents:
+        raise EnvironmentFault(
+            "it declares no agents: set `possible_agents` to the list of all of them",
+            environment=name,
+        )
+    for agent in agents:
+        if agents.count(agent) > 1:
+            raise EnvironmentFault(
+                f"the agent appears {agents.count(agent)} times in possible_agents {list(agents)}",
+                environment=name,
+                agent=agent,
+            )
+    return agents
+
+
+def declared_space(name: str, agent: AgentID, space: Any, kind: str) -> gym.Space:
+    """`space`, if it is one.
+
+    Raises:
+        EnvironmentFault: The environment declares none of this `kind` for the agent.
+    """
+    if not isinstance(space, gym.Space):
+        raise EnvironmentFault(
+            f"its {kind} space is {space!r}, not a gymnasium.Space", environment=name, agent=agent
+        )
+    return space
+
+
+def check_declared(agents: frozenset[AgentID], returned: Mapping[AgentID, Any], entry: str) -> None:
+    """Raises an `EnvironmentFault` if `returned` has an agent that was never declared."""
+    if not returned.keys() <= agents:
+        stranger = next(agent for agent in returned if agent not in agents)
+        raise EnvironmentFault(
+            f"it returned {entry} for an agent that possible_agents does not declare",
+            agent=stranger,
+        )
