@@ -1,0 +1,56 @@
+"""Cooperative multi-agent reinforcement learning on Ray RLlib.
+
+Importing the package registers its algorithms and environments with Ray, so that `tune.Tuner("HAPPO")` and
+`environment("mamujoco")` work; the optional environments themselves are imported when they are made.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rllib_haml.algorithms.haml import HAML, HAMLConfig
+    from rllib_haml.algorithms.happo import HAPPO, HAPPOConfig
+    from rllib_haml.algorithms.mappo import MAPPO, MAPPOConfig
+
+_PUBLIC = {
+    "HAML": "rllib_haml.algorithms.haml",
+    "HAMLConfig": "rllib_haml.algorithms.haml",
+    "HAPPO": "rllib_haml.algorithms.happo",
+    "HAPPOConfig": "rllib_haml.algorithms.happo",
+    "MAPPO": "rllib_haml.algorithms.mappo",
+    "MAPPOConfig": "rllib_haml.algorithms.mappo",
+}
+
+__all__ = ["HAML", "HAPPO", "MAPPO", "HAMLConfig", "HAPPOConfig", "MAPPOConfig", "register"]
+
+try:
+    __version__ = version("rllib-haml")
+except PackageNotFoundError:  # run from a checkout that was never installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def register() -> None:
+    """Makes the algorithms and environments known to Ray by name. May be called any number of times."""
+    from ray.tune.registry import register_trainable
+
+    from rllib_haml.envs.registry import register_envs
+
+    for name in ("HAPPO", "MAPPO"):
+        register_trainable(name, __getattr__(name))
+    register_envs()
+
+
+# The `rllib` command answers `--help` before it loads Ray, and registers when it needs to.
+if Path(sys.argv[0] if sys.argv else "").stem != "rllib":
+    register()

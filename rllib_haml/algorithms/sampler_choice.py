@@ -1,0 +1,52 @@
+"""Which env runner samples: the fast one, unless the configuration needs RLlib's episodes."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+from ray.rllib.utils import force_list
+
+from rllib_haml.sampling.joint_env_runner import JointEnvRunner
+
+logger = logging.getLogger("rllib_haml")
+
+EPISODE_CALLBACKS = (
+    "on_episode_created",
+    "on_episode_start",
+    "on_episode_step",
+    "on_episode_end",
+    "on_sample_end",
+)
+
+
+def choose_env_runner(config: Any) -> type:
+    """The user's own class, else JointEnvRunner, else RLlib's with the reason logged once."""
+    if config.env_runner_cls not in (None, JointEnvRunner, MultiAgentEnvRunner):
+        return config.env_runner_cls
+    reason = why_stock(config)
+    if reason is None:
+        return JointEnvRunner
+    if config.env_runner_cls is None:
+        logger.warning("Sampling with RLlib's MultiAgentEnvRunner, several times slower: %s.", reason)
+    return MultiAgentEnvRunner
+
+
+def why_stock(config: Any) -> str | None:
+    """What in `config` needs MultiAgentEpisodes, or None."""
+    if config._env_to_module_connector is not None:
+        return "a custom env_to_module_connector"
+    if config._module_to_env_connector is not None:
+        return "a custom module_to_env_connector"
+    if config.count_steps_by == "agent_steps":
+        return "count_steps_by='agent_steps'"
+    if config._has_own_multi_rl_module():
+        return "a MultiRLModule class of your own"
+    for name in EPISODE_CALLBACKS:
+        classes = force_list(config.callbacks_class)
+        overridden = any(getattr(cls, name) is not getattr(RLlibCallback, name) for cls in classes)
+        if overridden or getattr(config, f"callbacks_{name}") is not None:
+            return f"the callback {name}"
+    return None

@@ -1,0 +1,223 @@
+"""From fragments to the joint batch: the one learner connector, and the batch that the update reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import tree
+from gymnasium import spaces
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
+from torch import Tensor
+
+from rllib_haml.modules.actor import ACTION_MASK
+from rllib_haml.modules.critic import CRITIC
+from rllib_haml.modules.encoders import flat_size, flatten_rows
+from rllib_haml.sampling.fragment import JointFragment
+from rllib_haml.sampling.metrics import rewards_of
+from rllib_haml.sampling.team import Team, TeamReward
+
+ACTIVE, STATE, LAST, TERMINATED, ROW, ANY_ACTIVE = (
+    "active",
+    "state",
+    "last",
+    "terminated",
+    "row",
+    "any_active",
+)
+
+
+class JointBatchConnector(ConnectorV2):
+    """Turns JointFragments into aligned columns per module, on the learner's device.
+
+    Under each policy with K agents, S rows: `obs`, `actions`, `action_logp`, `active` (and `action_mask`)
+    of shape (S, K, ...). Row r is the same joint step under every policy. Under `critic`, each fragment's
+    T rows followed by one for the state after them, S + F rows in all: `state`, `reward`, `terminated`,
+    `any_active`, `row` (its place in the global batch) and `last`, which marks those F rows.
+
+    Args:
+        team: Who plays.
+        team_reward: How the agents' rewards become one.
+        device: The learner's.
+        environment: Its name, for messages.
+    """
+
+    def __init__(self, team: Team, team_reward: TeamReward, device: Any, environment: str):
+        super().__init__()
+        self._team, self._rule, self._device, self._environment = team, team_reward, device, environment
+
+    def __call__(self, *, rl_module: Any, batch: dict[str, Any], episodes: list[Any], **kwargs: Any) -> Any:
+        for episode in episodes:
+            if isinstance(episode, MultiAgentEpisode) or not isinstance(episode, JointFragment):
+                raise TypeError(f"The learner takes JointFragments, got a {type(episode).__name__}.")
+        columns = {
+            module_id: self._policy_columns(agents, episodes)
+            for module_id, agents in self._team.members().items()
+        }
+        return {**columns, CRITIC: self._critic_columns(episodes)}
+
+    def _policy_columns(self, agents: list[Any], fragments: Sequence[JointFragment]) -> dict[str, Any]:
+        first = agents[0]
+        columns = {
+            Columns.OBS: self._stack(
+                [[tree.map_structure(lambda x: x[:-1], f.obs[a]) for a in agents] for f in fragments],
+                _empty_rows(self._team.observation_spaces[first], len(agents)),
+            ),
+            Columns.ACTIONS: self._stack(
+                [[f.actions[a] for a in agents] for f in fragments],
+                _empty_rows(self._team.action_spaces[first], len(agents)),
+            ),
+            Columns.ACTION_LOGP: self._stack(
+                [[f.logp[a] for a in agents] for f in fragments], np.zeros((0, len(agents)), np.float32)
+            ),
+            ACTIVE: self._stack(
+                [[f.active[a][:-1] for a in agents] for f in fragments], np.zeros((0, len(agents)), bool)
+            ),
+        }
+        if fragments and first in fragments[0].action_mask:
+            masks = [[f.action_mask[a][:-1] for a in agents] for f in fragments]
+            columns[ACTION_MASK] = self._stack(masks, None)
+        return columns
+
+    def _critic_columns(self, fragments: Sequence[JointFragment]) -> dict[str, Tensor]:
+        def padded(rows: list[np.ndarray], dtype: Any) -> Tensor:
+            parts = [np.append(r, r.dtype.type(0)) for r in rows] or [np.zeros(0)]
+            return torch.as_tensor(np.concatenate(parts).astype(dtype)).to(self._device)
+
+        lengths = [len(f) for f in fragments]
+        return {
+            STATE: self._states(fragments),
+            Columns.REWARDS: padded(
+                [rewards_of(f, self._rule, self._environment) for f in fragments], np.float32
+            ),
+            TERMINATED: padded([_at_end(len(f), f.terminated) for f in fragments], bool),
+            ANY_ACTIVE: padded(
+                [np.any([x[:-1] for x in f.active.values()], axis=0) for f in fragments], bool
+            ),
+            ROW: padded([f.first_row + np.arange(len(f)) for f in fragments], np.int64),
+            LAST: torch.as_tensor(
+                np.concatenate([np.zeros(0, bool), *(_at_end(n + 1, True) for n in lengths)])
+            ).to(self._device),
+        }
+
+    def _states(self, fragments: Sequence[JointFragment]) -> Tensor:
+        """(S + F, D): the environment's state, or everyone's flattened observation and alive bit."""
+        team = self._team
+        if team.state_space is not None:
+            rows = [f.state for f in fragments if f.state is not None]
+            shape = (0, *(team.state_space.shape or ()))
+            joined = np.concatenate(rows) if rows else np.zeros(shape, np.float32)
+            return flatten_rows(team.state_space, torch.as_tensor(joined).to(self._device)).float()
+        parts = []
+        for agent in team.agents:
+            space = team.observation_spaces[agent]
+            obs = self._concatenate([f.obs[agent] for f in fragments], _empty_rows(space))
+            alive = self._concatenate([f.active[agent] for f in fragments], np.zeros(0, bool))
+            seen = torch.where(alive[:, None], flatten_rows(space, obs), 0)
+            parts += [seen, alive[:, None].float()]
+        return torch.cat(parts, dim=-1).float()
+
+    def _concatenate(self, rows: list[Any], empty: Any) -> Any:
+        """Trees of arrays (T, ...) → one tree of tensors (ΣT, ...) on the device."""
+        joined = tree.map_structure(lambda *x: np.concatenate(x), *rows) if rows else empty
+        return tree.map_structure(lambda x: torch.as_tensor(x).to(self._device), joined)
+
+    def _stack(self, rows: list[list[Any]], empty: Any) -> Any:
+        """Per fragment K trees of arrays (T, ...) → one tree of tensors (ΣT, K, ...) on the device."""
+        stacked = [tree.map_structure(lambda *x: np.stack(x, axis=1), *agents) for agents in rows]
+        return self._concatenate(stacked, empty)
+
+
+def state_size(team: Team) -> int:
+    """D, the width of the critic's input."""
+    if team.state_space is not None:
+        return flat_size(team.state_space)
+    return sum(flat_size(space) + 1 for space in team.observation_spaces.values())
+
+
+def _at_end(length: int, value: bool) -> np.ndarray:
+    flags = np.zeros(length, bool)
+    flags[-1:] = value
+    return flags
+
+
+def _empty_rows(space: spaces.Space, *agents: int) -> Any:
+    """No rows, in the shape that rows of `space` have."""
+    if isinstance(space, spaces.Dict):
+        return {key: _empty_rows(s, *agents) for key, s in space.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_empty_rows(s, *agents) for s in space)
+    return np.zeros((0, *agents, *(space.shape or ())), space.dtype)
+
+
+@dataclass(frozen=True)
+class JointBatch:
+    """S aligned joint steps of this learner, and the states that follow its fragments.
+
+    Attributes:
+        policies: Per policy its columns, (S, K, ...).
+        states: (S + F, D), every fragment's states in order.
+        last: (S + F,) bool: the F states in which no step was recorded.
+        reward, terminated, any_active, row: (S,).
+    """
+
+    policies: dict[str, dict[str, Any]]
+    states: Tensor
+    last: Tensor
+    reward: Tensor
+    terminated: Tensor
+    any_active: Tensor
+    row: Tensor
+
+    @classmethod
+    def of(cls, columns: dict[str, dict[str, Any]]) -> JointBatch:
+        """Puts the connector's columns together again."""
+        critic = columns[CRITIC]
+        steps = ~critic[LAST]
+        return cls(
+            {name: c for name, c in sorted(columns.items()) if name != CRITIC},
+            critic[STATE],
+            critic[LAST],
+            critic[Columns.REWARDS][steps],
+            critic[TERMINATED][steps],
+            critic[ANY_ACTIVE][steps],
+            critic[ROW][steps],
+        )
+
+    def columns_by_fragment(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(S,) rows as time-major columns (T, F), one per fragment, zeros below its end.
+
+        Returns:
+            The columns, and (T, F) bool: which entries are rows.
+        """
+        index, filled = self._layout()
+        padded = rows.new_zeros(filled.shape)
+        padded[filled] = rows[index]
+        return padded, filled
+
+    def rows_of(self, columns: Tensor) -> Tensor:
+        """The inverse: (T, F) columns to (S,) rows."""
+        index, filled = self._layout()
+        rows = columns.new_zeros(len(self.reward))
+        rows[index] = columns[filled]
+        return rows
+
+    def _layout(self) -> tuple[Tensor, Tensor]:
+        """(S,) row of each filled entry, and (T, F) which entries are filled, both time-major."""
+        lengths = self.lengths
+        starts = lengths.cumsum(0) - lengths
+        longest = int(lengths.max()) if len(lengths) else 0
+        t = torch.arange(longest, device=self.last.device)[:, None]
+        filled = t < lengths[None]
+        return (starts[None] + t)[filled], filled
+
+    @property
+    def lengths(self) -> Tensor:
+        """(F,) joint steps of each fragment."""
+        ends = self.last.nonzero().squeeze(-1)
+        return torch.diff(ends, prepend=ends.new_full((1,), -1)) - 1

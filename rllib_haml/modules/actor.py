@@ -1,0 +1,53 @@
+"""The default policy of one agent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium import spaces
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from torch import Tensor
+
+from rllib_haml.modules.encoders import flat_size, flatten_rows, mlp
+from rllib_haml.modules.heads import make_head
+from rllib_haml.modules.model_config import ModelConfig
+
+ACTION_MASK = "action_mask"
+
+
+class Actor(TorchRLModule):
+    """An MLP from the agent's own observation to its action distribution; no value branch.
+
+    `model_config` holds the keys of `ModelConfig`.
+
+    Raises:
+        ValueError: (when built) if the observation or action space is not supported.
+    """
+
+    def setup(self) -> None:
+        config = ModelConfig.from_dict(self.model_config)
+        self.head = make_head(self.action_space, config)
+        self.action_dist_cls = self.head.distribution
+        self.network = mlp(
+            flat_size(self.observation_space),
+            config.fcnet_hiddens,
+            self.head.size,
+            activation=config.fcnet_activation,
+            feature_layer_norm=config.feature_layer_norm,
+            hidden_layer_norm=config.hidden_layer_norm,
+            orthogonal_init=config.orthogonal_init,
+            head_gain=config.head_gain,
+        )
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        features = self.network(flatten_rows(self.observation_space, batch[Columns.OBS]))
+        return {Columns.ACTION_DIST_INPUTS: self.head(features, self.action_mask(batch))}
+
+    def action_mask(self, batch: dict[str, Any]) -> Tensor | None:
+        """(R, n) bool of the legal actions: given beside the observation, or in it under `action_mask`."""
+        if ACTION_MASK in batch:
+            return batch[ACTION_MASK]
+        space = self.observation_space
+        in_observation = isinstance(space, spaces.Dict) and ACTION_MASK in space.spaces
+        return batch[Columns.OBS][ACTION_MASK] if in_observation else None

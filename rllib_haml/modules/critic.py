@@ -1,0 +1,64 @@
+"""The team's centralised value function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from torch import Tensor
+
+from rllib_haml.haml import ValueNorm
+from rllib_haml.modules.encoders import flat_size, mlp
+from rllib_haml.modules.model_config import ModelConfig
+
+CRITIC = "critic"
+
+
+class Critic(TorchRLModule, InferenceOnlyAPI):
+    """V(s) on the environment's state or on the joint observation; it never leaves the learner.
+
+    The network predicts normalised values; the normaliser's statistics are buffers of this module, so
+    that they travel with its checkpoint. `use_value_norm: False` in `model_config` leaves values as they
+    are. The other keys are those of `ModelConfig`.
+    """
+
+    value_norm: ValueNorm | None
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        # RLlib forgets the flag of the spec when it builds or copies a module.
+        super().__init__(*args, **{**kwargs, "learner_only": True})
+
+    def setup(self) -> None:
+        values = dict(self.model_config)
+        use_value_norm = values.pop("use_value_norm", True)
+        config = ModelConfig.from_dict(values)
+        hiddens = config.critic_fcnet_hiddens
+        self.network = mlp(
+            flat_size(self.observation_space),
+            config.fcnet_hiddens if hiddens is None else hiddens,
+            1,
+            activation=config.fcnet_activation,
+            feature_layer_norm=config.feature_layer_norm,
+            hidden_layer_norm=config.hidden_layer_norm,
+            orthogonal_init=config.orthogonal_init,
+            head_gain=1.0,
+        )
+        self.value_norm = ValueNorm() if use_value_norm else None
+
+    def get_non_inference_attributes(self) -> list[str]:
+        return ["network", "value_norm"]
+
+    def normalised_values(self, state: Tensor) -> Tensor:
+        """(R, S) states → (R,) values on the normaliser's scale; differentiable."""
+        return self.network(state).squeeze(-1)
+
+    def normalise(self, returns: Tensor) -> Tensor:
+        return returns if self.value_norm is None else self.value_norm.normalise(returns)
+
+    def denormalise(self, values: Tensor) -> Tensor:
+        return values if self.value_norm is None else self.value_norm.denormalise(values)
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {Columns.VF_PREDS: self.denormalise(self.normalised_values(batch[Columns.OBS]))}

@@ -1,0 +1,65 @@
+"""What `model_config` may say: the keys of actor and critic networks, with their defaults."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Networks of the default actors and of the critic.
+
+    Attributes:
+        fcnet_hiddens: Widths of the hidden layers.
+        fcnet_activation: After each hidden layer: relu, tanh, elu, silu (swish) or gelu.
+        feature_layer_norm: LayerNorm on the flattened observation.
+        hidden_layer_norm: LayerNorm after each activation.
+        orthogonal_init: Orthogonal weights and zero biases, else torch's default.
+        head_gain: Gain of the actor's last layer, if orthogonal. Small: the first policy is central.
+        std_parametrisation: Of Gaussian actions, independent of the observation. `bounded`:
+            max_std · sigmoid(log_std); `exp`: exp(log_std).
+        max_std: Upper bound of `bounded`, on the policy's scale [-1, 1].
+        initial_std: Standard deviation at the start.
+        critic_fcnet_hiddens: Widths of the critic; None takes `fcnet_hiddens`.
+    """
+
+    fcnet_hiddens: list[int] = field(default_factory=lambda: [128, 128])
+    fcnet_activation: str = "relu"
+    feature_layer_norm: bool = True
+    hidden_layer_norm: bool = True
+    orthogonal_init: bool = True
+    head_gain: float = 0.01
+    std_parametrisation: Literal["bounded", "exp"] = "bounded"
+    max_std: float = 0.5
+    initial_std: float = 0.3655
+    critic_fcnet_hiddens: list[int] | None = None
+
+    def __post_init__(self):
+        if self.std_parametrisation not in ("bounded", "exp"):
+            raise ValueError(
+                f"std_parametrisation={self.std_parametrisation!r}: expected 'bounded' or 'exp'."
+            )
+        bound = self.max_std if self.std_parametrisation == "bounded" else float("inf")
+        if not 0 < self.initial_std < bound:
+            raise ValueError(f"initial_std={self.initial_std} is not between 0 and {bound} (max_std).")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Strict: an unknown key is an error.
+
+        Raises:
+            ValueError: Names the unknown key and the nearest known one.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"model_config has no key {key!r}.{hint} Known keys: {', '.join(known)}.")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,199 @@
+"""RLlib's MultiAgentEpisodes as JointFragments: the stock sampler's way in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tree
+from gymnasium import spaces
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
+
+from rllib_haml.sampling.fragment import JointFragment
+from rllib_haml.sampling.spaces import as_float32, holds_action_mask
+from rllib_haml.sampling.team import AgentID, Team
+
+# Under this key an agent's info carries the environment's global state.
+STATE = "state"
+
+
+def as_fragments(samples: Sequence[Any], config: Any) -> list[JointFragment]:
+    """Samples of either env runner as fragments.
+
+    Raises:
+        TypeError: If a sample is neither a JointFragment nor a MultiAgentEpisode.
+    """
+    fragments = []
+    for index, sample in enumerate(samples):
+        if isinstance(sample, JointFragment):
+            fragments.append(sample)
+        elif isinstance(sample, MultiAgentEpisode):
+            fragments.append(from_episode(sample, config.team, source=(0, index)))
+        else:
+            raise TypeError(
+                f"The env runner {config.env_runner_cls.__name__} returned a {type(sample).__name__}: "
+                f"expected MultiAgentEpisodes or JointFragments."
+            )
+    return fragments
+
+
+def from_episode(episode: MultiAgentEpisode, team: Team, source: tuple[int, int]) -> JointFragment:
+    """One chunk of an episode in which all agents act at the same time.
+
+    On a time limit RLlib sets both end flags of every agent; both therefore mean a time limit, unless the
+    agents' infos say `terminal: True`.
+
+    Args:
+        source: Stands for (env runner, sub-environment), which episodes do not tell.
+
+    Raises:
+        ValueError: If the environment gives a state and the episode's infos do not hold it.
+    """
+    length = len(episode)
+    terminated, truncated = _ends(episode)
+    columns = {agent: _AgentRows(episode, agent, length, terminated) for agent in team.agents}
+    reward = np.stack([c.reward() for c in columns.values()], axis=-1)
+    return JointFragment(
+        obs={a: c.obs(team.observation_spaces[a]) for a, c in columns.items()},
+        actions={a: c.actions(team.action_spaces[a]) for a, c in columns.items()},
+        logp={a: c.logp() for a, c in columns.items()},
+        active={a: c.active for a, c in columns.items()},
+        action_mask={
+            a: c.obs(team.observation_spaces[a])["action_mask"].astype(bool)
+            for a, c in columns.items()
+            if holds_action_mask(team.observation_spaces[a])
+        },
+        state=None if team.state_space is None else _states(columns, team.state_space, length),
+        reward=reward,
+        terminated=terminated,
+        truncated=truncated,
+        episode_id=episode.id_,
+        env_t=episode.env_t_started,
+        source=source,
+        weights_seq_no=0,
+    )
+
+
+def _ends(episode: MultiAgentEpisode) -> tuple[bool, bool]:
+    """(terminated, truncated) of the team's episode, never both."""
+    if not episode.is_done:
+        return False, False
+    ends = episode.agent_episodes.values()
+    truncated = episode.is_truncated or any(agent.is_truncated for agent in ends)
+    if not (episode.is_terminated and truncated):
+        return bool(episode.is_terminated), bool(truncated)
+    terminal = any(agent.get_infos(-1).get("terminal") is True for agent in ends)
+    return terminal, not terminal
+
+
+class _AgentRows:
+    """One agent's part of a chunk: which env step each of its rows belongs to.
+
+    Attributes:
+        active: (T+1,) bool.
+    """
+
+    def __init__(self, episode: MultiAgentEpisode, agent: AgentID, length: int, terminated: bool):
+        self.length = length
+        self._agent = episode.agent_episodes.get(agent)
+        self.active = np.zeros(length + 1, bool)
+        self._rows = np.zeros(0, int)
+        self._followed = False
+        if self._agent is None:
+            return
+        steps = episode.env_t_to_agent_t[agent]
+        own, started = list(steps.data), episode.agent_t_started[agent]
+        count = len(self._agent)
+        self._rows = np.array([own.index(started + k) - steps.lookback for k in range(count)], int)
+        if (self._rows < 0).any():
+            raise ValueError(
+                f"Agent {agent!r} acted before this chunk and is answered in it: turn-based environments "
+                f"have no joint steps."
+            )
+        self.active[self._rows] = True
+        # Its last observation lies in row T unless it left the team earlier.
+        followed = (started + count) in own and own.index(started + count) - steps.lookback == length
+        only_it_ended = self._agent.is_terminated and not self._agent.is_truncated and not terminated
+        self._followed = followed and not only_it_ended
+        self.active[length] = self._followed
+
+    def obs(self, space: spaces.Space) -> Any:
+        def fill(leaf: np.ndarray) -> np.ndarray:
+            out = np.zeros((self.length + 1, *leaf.shape[1:]), leaf.dtype)
+            out[self._rows] = leaf[: len(self._rows)]
+            if self._followed:
+                out[-1] = leaf[len(self._rows)]
+            return out
+
+        wanted = as_float32(space)
+        if self._agent is None:
+            return _zeros(wanted, self.length + 1)
+        seen = [self._agent.get_observations(k) for k in range(len(self._rows) + 1)]
+        return tree.map_structure(fill, _batched(wanted, seen))
+
+    def actions(self, space: spaces.Space) -> Any:
+        return self._acted(space, [] if self._agent is None else self._agent.get_actions())
+
+    def logp(self) -> np.ndarray:
+        values = [] if self._agent is None else self._agent.get_extra_model_outputs(Columns.ACTION_LOGP)
+        out = np.zeros(self.length, np.float32)
+        out[self._rows] = values
+        return out
+
+    def reward(self) -> np.ndarray:
+        out = np.zeros(self.length)
+        out[self._rows] = [] if self._agent is None else self._agent.get_rewards()
+        return out
+
+    def infos(self) -> dict[int, Mapping[str, Any]]:
+        """Per row (T for what follows the last) the agent's info."""
+        if self._agent is None:
+            return {}
+        rows = [*self._rows.tolist(), self.length][: len(self._rows) + self._followed]
+        return {row: self._agent.get_infos(k) for k, row in enumerate(rows)}
+
+    def _acted(self, space: spaces.Space, values: Any) -> Any:
+        def fill(leaf: np.ndarray) -> np.ndarray:
+            out = np.zeros((self.length, *leaf.shape[1:]), leaf.dtype)
+            out[self._rows] = leaf
+            return out
+
+        if self._agent is None:
+            return _zeros(space, self.length)
+        rows = values if isinstance(values, list) else tree.map_structure(np.asarray, values)
+        return tree.map_structure(fill, _batched(space, rows) if isinstance(rows, list) else rows)
+
+
+def _zeros(space: spaces.Space, rows: int) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _zeros(sub, rows) for key, sub in space.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_zeros(sub, rows) for sub in space)
+    return np.zeros((rows, *(space.shape or ())), space.dtype)
+
+
+def _batched(space: spaces.Space, rows: Sequence[Any]) -> Any:
+    """A list of elements of `space` as one tree of arrays."""
+    if isinstance(space, spaces.Dict):
+        return {key: _batched(sub, [row[key] for row in rows]) for key, sub in space.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_batched(sub, [row[i] for row in rows]) for i, sub in enumerate(space))
+    dtype = np.int64 if isinstance(space, spaces.Discrete) else space.dtype
+    return np.asarray(rows, dtype).reshape(len(rows), *(space.shape or ()))
+
+
+def _states(columns: Mapping[AgentID, _AgentRows], space: spaces.Space, length: int) -> np.ndarray:
+    out = np.full((length + 1, *(space.shape or ())), np.nan, np.float32)
+    for column in columns.values():
+        for row, info in column.infos().items():
+            if STATE in info:
+                out[row] = info[STATE]
+    missing = np.isnan(out).reshape(length + 1, -1).any(-1)
+    if missing.any():
+        raise ValueError(
+            f"No agent's info holds the environment's state (key {STATE!r}) in row {int(missing.argmax())}: "
+            f"put it into every agent's info, or let the environment give no `state_space`."
+        )
+    return out

@@ -1,0 +1,253 @@
+"""The fast sampler: arrays in, arrays out, one forward pass for all agents of equal shape."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Collection, Iterable
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.typing import StateDict
+
+from rllib_haml.modules.team import TeamAction, TeamModule
+from rllib_haml.sampling.actions import to_env_action
+from rllib_haml.sampling.finite import check_finite
+from rllib_haml.sampling.fragment import JointFragment
+from rllib_haml.sampling.make_vector import make_vector_team_env
+from rllib_haml.sampling.metrics import EpisodeMetrics, smoothing_window
+from rllib_haml.sampling.recorder import Recorder
+from rllib_haml.sampling.team import Team
+from rllib_haml.sampling.vector_env import TeamStep, VectorTeamEnv
+
+logger = logging.getLogger("rllib_haml")
+SAMPLER_STATE = "joint_sampler"
+CHUNK = 200  # rows of the buffers when sampling whole episodes
+
+
+class TeamVectorView:
+    """A VectorTeamEnv with the attributes by which RLlib asks a vector environment for its spaces."""
+
+    def __init__(self, env: VectorTeamEnv):
+        self.team, self.num_envs = env, env.num_envs
+        self.single_observation_space = gym.spaces.Dict(dict(env.observation_spaces))
+        self.single_action_space = gym.spaces.Dict(dict(env.action_spaces))
+        self.observation_space, self.action_space = self.single_observation_space, self.single_action_space
+
+    @property
+    def unwrapped(self) -> TeamVectorView:
+        return self
+
+    def close(self) -> None:
+        self.team.close()
+
+
+class JointEnvRunner(MultiAgentEnvRunner):
+    """Samples `JointFragment`s from E copies of one team's environment.
+
+    It takes RLlib `MultiAgentEnv`s, PettingZoo `ParallelEnv`s and `VectorTeamEnv`s. Its actions depend on
+    a generator of its own, seeded by `config.seed` and the worker's index; with it, the environments and
+    the running episodes, its state is complete wherever the environments can save theirs.
+    """
+
+    env: TeamVectorView | None  # type: ignore[assignment]
+
+    @override(MultiAgentEnvRunner)
+    def make_env(self) -> None:
+        if self.env is not None:
+            self.env.close()
+        _, creator = Algorithm._get_env_id_and_creator(self.config.env, self.config)
+        context = EnvContext(
+            self.config.env_config,
+            worker_index=self.worker_index,
+            num_workers=self.config.num_env_runners,
+        )
+        env = make_vector_team_env(partial(creator, context), self.config.num_envs_per_env_runner)
+        self.env, self.num_envs = TeamVectorView(env), env.num_envs
+        team = self._team = Team.of(env, self.config.policy_mapping_fn)
+        scaling = {"normalize": self.config.normalize_actions, "clip": self.config.clip_actions}
+        self._to_env = {a: to_env_action(team.action_spaces[a], **scaling) for a in team.agents}
+        self._generator = torch.Generator(self._device)
+        if self._seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(self._seed)
+        window = smoothing_window(self.config.metrics_num_episodes_for_smoothing, self.config.num_env_runners)
+        self._episodes = EpisodeMetrics(
+            team, env.num_envs, self.config.team_reward, str(self.config.env), window
+        )
+        self._needs_initial_reset = True
+        make_callback(
+            "on_environment_created",
+            callbacks_objects=self._callbacks,
+            callbacks_functions=self.config.callbacks_on_environment_created,
+            kwargs={
+                "env_runner": self,
+                "metrics_logger": self.metrics,
+                "env": self.env,
+                "env_context": context,
+            },
+        )
+
+    @override(MultiAgentEnvRunner)
+    def _sample(
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool,
+        random_actions: bool = False,
+        force_reset: bool = False,
+    ) -> list[JointFragment]:
+        assert self.env is not None
+        assert isinstance(self.module, TeamModule)
+        self.module.refresh(self._team.module_of)
+        if force_reset or num_episodes is not None or self._needs_initial_reset:
+            self._reset_all()
+        fragments: list[JointFragment] = []
+        if num_timesteps is not None:
+            fragments = self._roll(-(-num_timesteps // self.num_envs), explore, random_actions)
+        else:
+            ended: set[str] = set()
+            while len(ended) < (num_episodes or 0):
+                fragments += self._roll(CHUNK, explore, random_actions, (num_episodes or 0) - len(ended))
+                ended |= {f.episode_id for f in fragments if f.terminated or f.truncated}
+            fragments = [f for f in fragments if f.episode_id in ended]
+            self._needs_initial_reset = True
+        self._episodes.log(self.metrics, fragments, self._log_episode_metrics)
+        self.num_env_steps_sampled_lifetime += sum(map(len, fragments))
+        return fragments
+
+    def _reset_all(self) -> None:
+        seeds = [None if self._seed is None else self._seed + e for e in range(self.num_envs)]
+        rows = range(self.num_envs)
+        self._now = self._reset(rows, seeds if self._needs_initial_reset else [None] * self.num_envs)
+        self._needs_initial_reset = False
+
+    def _reset(self, rows: Iterable[int], seeds: list[int | None]) -> TeamStep:
+        assert self.env is not None
+        step = self.env.team.reset(list(rows), seeds)
+        for e in rows:
+            self._episodes.start(e, uuid.UUID(bytes=self._random_bytes(16)).hex)
+        self._check(step)
+        return step
+
+    def _random_bytes(self, n: int) -> bytes:
+        draw = torch.randint(256, (n,), generator=self._generator, device=self._generator.device)
+        return bytes(draw.tolist())
+
+    def _roll(
+        self, length: int, explore: bool, random_actions: bool, stop_after: int | None = None
+    ) -> list[JointFragment]:
+        """`length` joint steps in every sub-environment, or until `stop_after` episodes have ended."""
+        assert self.env is not None
+        fragments: list[JointFragment | None] = []
+        recorder: Recorder | None = None
+        ended = 0
+        for _ in range(length):
+            action = self._random_action() if random_actions else self._act(explore)
+            if recorder is None:
+                recorder = Recorder(length, self._now, action)
+            recorder.see(self._now)
+            recorder.act(action)
+            self._now = self.env.team.step({a: self._to_env[a](x) for a, x in action.actions.items()})
+            recorder.reward(self._now.reward)
+            self._episodes.count_step()
+            self._check(self._now)
+            done = self._now.terminated | self._now.truncated
+            if done.any():
+                rows = np.flatnonzero(done).tolist()
+                fragments += [self._cut(recorder, e) for e in rows]
+                self._now = self._reset(rows, [None] * len(rows))
+                ended += len(rows)
+                if stop_after is not None and ended >= stop_after:
+                    break
+        if recorder is not None:
+            fragments += [self._cut(recorder, e) for e in range(self.num_envs)]
+        return [f for f in fragments if f is not None]
+
+    def _act(self, explore: bool) -> TeamAction:
+        now = self._now
+        return self.module.act(now.obs, now.action_mask, generator=self._generator, explore=explore)
+
+    def _random_action(self) -> TeamAction:
+        """Uniform in the action spaces, drawn from this runner's generator."""
+        seed = int.from_bytes(self._random_bytes(4), "little")
+        actions = {}
+        for i, agent in enumerate(self._team.agents):
+            space = gym.vector.utils.batch_space(self._team.action_spaces[agent], self.num_envs)
+            space.seed(seed + i)
+            actions[agent] = space.sample()
+        return TeamAction(actions, {a: np.zeros(self.num_envs, np.float32) for a in actions})
+
+    def _cut(self, recorder: Recorder, e: int) -> JointFragment | None:
+        length = recorder.t - int(recorder.starts[e])
+        return recorder.cut(
+            e,
+            self._now,
+            self._team.agents,
+            terminated=bool(self._now.terminated[e]),
+            truncated=bool(self._now.truncated[e]),
+            episode_id=self._episodes.ids[e],
+            env_t=int(self._episodes.steps[e]) - length,
+            source=(self.worker_index or 0, e),
+            weights_seq_no=self._weights_seq_no,
+        )
+
+    def _check(self, step: TeamStep) -> None:
+        check_finite(step, self._team.agents, self._episodes.steps, str(self.config.env))
+
+    @override(MultiAgentEnvRunner)
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> StateDict:
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        if self.env is not None and self._check_component(SAMPLER_STATE, components, not_components):
+            env = self.env.team
+            saves = getattr(env, "has_state", False) and not self._needs_initial_reset
+            state[SAMPLER_STATE] = {
+                "generator": self._generator.get_state().numpy(),
+                "num_envs": self.num_envs,
+                "env": env.get_state() if saves else None,  # type: ignore[attr-defined]
+                "now": deepcopy(self._now) if saves else None,
+                "episodes": self._episodes.get_state() if saves else None,
+            }
+        return state
+
+    @override(MultiAgentEnvRunner)
+    def set_state(self, state: StateDict) -> None:
+        super().set_state(state)
+        if self.env is None or SAMPLER_STATE not in state:
+            return
+        own = state[SAMPLER_STATE]
+        self._generator.set_state(torch.from_numpy(np.array(own["generator"])))
+        if own["env"] is None or own["num_envs"] != self.num_envs:
+            reason = (
+                f"{self.config.env} cannot save its state"
+                if own["env"] is None
+                else f"the checkpoint has {own['num_envs']} sub-environments, this run {self.num_envs}"
+            )
+            logger.warning("Restored without the running episodes, they start anew: %s.", reason)
+            return
+        self.env.team.set_state(own["env"])  # type: ignore[attr-defined]
+        self._now = deepcopy(own["now"])
+        self._episodes.set_state(own["episodes"])
+        self._needs_initial_reset = False
+
+    @override(MultiAgentEnvRunner)
+    def stop(self) -> None:
+        if self.env is not None:
+            self.env.close()

@@ -1,0 +1,101 @@
+"""Preallocated (T, E, ...) buffers of one sampling call, and the fragments cut from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tree
+
+from rllib_haml.modules.team import TeamAction
+from rllib_haml.sampling.fragment import JointFragment
+from rllib_haml.sampling.vector_env import AgentID, TeamStep
+
+
+class Recorder:
+    """Takes in T joint steps of E sub-environments.
+
+    Call `see` with what the team sees, `act` with what it does, `reward` with what it got, in turn; `cut`
+    returns one sub-environment's rows since its last cut.
+
+    Args:
+        length: T.
+        first: What the team sees before the first step.
+        action: The first joint action; it tells the shapes of actions.
+    """
+
+    def __init__(self, length: int, first: TeamStep, action: TeamAction):
+        def buffer(rows: int):
+            return lambda x: np.empty((rows, *x.shape), x.dtype)
+
+        self.t = 0
+        self.obs = tree.map_structure(buffer(length + 1), first.obs)
+        self.mask = tree.map_structure(buffer(length + 1), first.action_mask)
+        self.active = buffer(length + 1)(first.active)
+        self.state = None if first.state is None else buffer(length + 1)(first.state)
+        self.actions = tree.map_structure(buffer(length), action.actions)
+        self.logp = tree.map_structure(buffer(length), action.logp)
+        self.rewards = buffer(length)(first.reward)
+        self.starts = np.zeros(len(first.active), dtype=int)
+        self._seen = _leaves(self.obs, self.mask)
+        self._acted = _leaves(self.actions, self.logp)
+
+    def see(self, step: TeamStep) -> None:
+        for row, value in zip(self._seen, _leaves(step.obs, step.action_mask), strict=True):
+            row[self.t] = value
+        self.active[self.t] = step.active
+        if self.state is not None:
+            self.state[self.t] = step.state
+
+    def act(self, action: TeamAction) -> None:
+        for row, value in zip(self._acted, _leaves(action.actions, action.logp), strict=True):
+            row[self.t] = value
+
+    def reward(self, reward: np.ndarray) -> None:
+        """Ends the joint step."""
+        self.rewards[self.t] = reward
+        self.t += 1
+
+    def cut(self, e: int, last: TeamStep, agents: tuple[AgentID, ...], **about: Any) -> JointFragment | None:
+        """Sub-environment e's rows since its last cut, followed by what `last` shows; None if none.
+
+        Args:
+            about: The fragment's other fields.
+        """
+        start, stop = int(self.starts[e]), self.t
+        self.starts[e] = stop
+        if start == stop:
+            return None
+
+        def followed(rows: np.ndarray, final: np.ndarray) -> np.ndarray:
+            out = np.empty((stop - start + 1, *rows.shape[2:]), rows.dtype)
+            out[:-1] = rows[start:stop, e]
+            out[-1] = final[e]
+            return out
+
+        active = followed(self.active, last.active)
+        acted = active[:-1]
+        columns = {agent: i for i, agent in enumerate(agents)}
+
+        def actions_of(agent: AgentID) -> Any:
+            def rows(x: np.ndarray) -> np.ndarray:
+                own = x[start:stop, e].copy()
+                own[~acted[:, columns[agent]]] = 0
+                return own
+
+            return rows
+
+        return JointFragment(
+            obs={a: tree.map_structure(followed, self.obs[a], last.obs[a]) for a in agents},
+            actions={a: tree.map_structure(actions_of(a), self.actions[a]) for a in agents},
+            logp={a: actions_of(a)(self.logp[a]) for a in agents},
+            active={a: active[:, i].copy() for a, i in columns.items()},
+            action_mask={a: followed(self.mask[a], last.action_mask[a]) for a in self.mask},
+            state=None if self.state is None or last.state is None else followed(self.state, last.state),
+            reward=self.rewards[start:stop, e].copy(),
+            **about,
+        )
+
+
+def _leaves(*trees: Any) -> list[np.ndarray]:
+    return [leaf for value in trees for leaf in tree.flatten(value)]

@@ -1,0 +1,114 @@
+"""Who plays: agents, spaces, each agent's policy, and the team's one reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+
+from rllib_haml.sampling.vector_env import VectorTeamEnv
+
+AgentID = Hashable
+TeamReward = Literal["shared", "mean", "sum"]
+
+
+@dataclass(frozen=True)
+class Team:
+    """The agents of an environment, in its declared order, with the policy that each one follows.
+
+    Attributes:
+        agents: All agents that can ever appear.
+        observation_spaces, action_spaces: One of each per agent.
+        state_space: Of the environment's global state, or None.
+        module_of: Each agent's policy.
+    """
+
+    agents: tuple[AgentID, ...]
+    observation_spaces: Mapping[AgentID, gym.Space]
+    action_spaces: Mapping[AgentID, gym.Space]
+    state_space: gym.Space | None
+    module_of: Mapping[AgentID, str]
+
+    @classmethod
+    def of(cls, env: VectorTeamEnv, policy_mapping_fn: Callable[..., str] | None = None) -> Team:
+        """Reads the team from an environment; without a mapping, each agent has a policy of its own.
+
+        Raises:
+            ValueError: If the mapping depends on more than the agent, or agents that share a policy
+                have different spaces.
+        """
+        mapping = policy_mapping_fn or (lambda agent, episode, **kwargs: str(agent))
+        module_of = {agent: _policy_of(agent, mapping) for agent in env.agents}
+        team = cls(env.agents, env.observation_spaces, env.action_spaces, env.state_space, module_of)
+        for module_id, (first, *others) in team.members().items():
+            for other in others:
+                team._check_same_spaces(module_id, first, other)
+        return team
+
+    def members(self) -> dict[str, list[AgentID]]:
+        """The agents of each policy, policies sorted by name."""
+        names = sorted(set(self.module_of.values()))
+        return {name: [a for a in self.agents if self.module_of[a] == name] for name in names}
+
+    def _check_same_spaces(self, module_id: str, first: AgentID, other: AgentID) -> None:
+        for spaces in (self.observation_spaces, self.action_spaces):
+            if spaces[first] != spaces[other]:
+                raise ValueError(
+                    f"Agents {first!r} and {other!r} share the policy {module_id!r} but have different "
+                    f"spaces, {spaces[first]} and {spaces[other]}: give them policies of their own "
+                    f"(leave `policies` and `policy_mapping_fn` unset)."
+                )
+
+
+def _policy_of(agent: AgentID, mapping: Callable[..., Any]) -> str:
+    try:
+        return mapping(agent, None)
+    except Exception as error:
+        raise ValueError(
+            f"policy_mapping_fn({agent!r}, episode=None) raised {error!r}: here an agent's policy depends "
+            f"on the agent alone, for the whole training."
+        ) from error
+
+
+def team_reward(reward: np.ndarray, active: np.ndarray, rule: TeamReward) -> np.ndarray:
+    """The team's reward per joint step.
+
+    Args:
+        reward: (T, N) of every agent.
+        active: (T, N) bool, who acted.
+        rule: `shared` takes the number that all acting agents got (all agents, where none acted);
+            `sum` adds over all agents; `mean` divides that by N, which is the same in every step.
+
+    Returns:
+        (T,) float64.
+
+    Raises:
+        UnequalRewards: If `shared` finds different rewards.
+    """
+    if rule == "sum":
+        return reward.sum(-1)
+    if rule == "mean":
+        return reward.mean(-1)
+    counted = active | ~active.any(-1, keepdims=True)
+    low = np.where(counted, reward, np.inf).min(-1)
+    high = np.where(counted, reward, -np.inf).max(-1)
+    unequal = high - low > 1e-6 * np.maximum(1.0, np.abs(high))
+    if unequal.any():
+        raise UnequalRewards(int(unequal.argmax()), reward[unequal.argmax()])
+    return high
+
+
+class UnequalRewards(ValueError):
+    """`team_reward: shared` met a step in which agents were rewarded differently.
+
+    Attributes:
+        row: The first such row.
+        rewards: (N,) the agents' rewards there.
+    """
+
+    def __init__(self, row: int, rewards: np.ndarray):
+        super().__init__(row, rewards)
+        self.row, self.rewards = row, rewards
