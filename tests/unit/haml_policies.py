@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +16,7 @@ from torch.distributions import Categorical, Normal
 
 from rllib_haml.haml import Evaluation
 
+T = TypeVar("T")
 Array = np.ndarray
 Rows = Tensor | slice
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -145,13 +149,52 @@ class NetworkPolicy:
         else:
             if self.action_mask is not None:
                 output = torch.where(self.action_mask[rows], output, -1e10)
-            distribution = Categorical(logits=output)
+            distribution = Categorical(logits=output, validate_args=False)  # its check fails on no rows
             log_prob = distribution.log_prob(self.action[rows].flatten())
             entropy = distribution.entropy()
         return Evaluation(log_prob[None], entropy[None])
 
     def parameters(self) -> Sequence[Tensor]:
         return list(self.network.parameters())
+
+
+class Ranks:
+    """Learners in threads of one process; a collective that one of them misses breaks the barrier."""
+
+    def __init__(self, count: int):
+        self.barrier = threading.Barrier(count, timeout=20)
+        self.parts: list[Tensor] = [torch.empty(0)] * count
+
+    def all_reduce(self, rank: int) -> Callable[[Tensor], Tensor]:
+        """The in-place sum over all ranks, in the order of the ranks on each of them."""
+
+        def reduce(tensor: Tensor) -> Tensor:
+            self.parts[rank] = tensor.clone()
+            self.barrier.wait()
+            assert len({part.shape for part in self.parts}) == 1
+            tensor.copy_(torch.stack(self.parts).sum(0))
+            self.barrier.wait()
+            return tensor
+
+        return reduce
+
+    def run(self, work: Callable[[int], T]) -> list[T]:
+        """What `work` gives on each rank."""
+
+        def guarded(rank: int) -> T:
+            try:
+                return work(rank)
+            except BaseException:
+                self.barrier.abort()
+                raise
+
+        with ThreadPoolExecutor(len(self.parts)) as pool:
+            futures = [pool.submit(guarded, rank) for rank in range(len(self.parts))]
+        errors = [error for error in (future.exception() for future in futures) if error]
+        for error in errors:
+            if not isinstance(error, threading.BrokenBarrierError) or error is errors[-1]:
+                raise error
+        return [future.result() for future in futures]
 
 
 def joint_actions(sizes: Sequence[int]) -> Array:
