@@ -28,7 +28,8 @@ def gae(
         value: (T, B) V(s_t), in the reward's units.
         next_value: (T, B) V(s_{t+1}); at the end of an episode, of its last state.
         terminated: (T, B) bool, s_{t+1} is terminal.
-        ended: (T, B) bool, nothing of this column follows row t. Rows after it are padding.
+        ended: (T, B) bool, nothing of this column follows row t. Rows after it are padding, and may hold
+            anything.
 
     Returns:
         (T, B), Â_t.
@@ -40,10 +41,9 @@ def gae(
     if len(shapes) != 1 or reward.dim() != 2:
         raise ValueError(f"gae expects tensors of one shape (T, B), got {sorted(shapes)}.")
     delta = reward + gamma * torch.where(terminated, 0, next_value) - value
-    decay = torch.where(ended, 0, torch.full_like(reward, gamma * lambda_))
     advantage = torch.empty_like(delta)
     following = torch.zeros_like(delta[0])
     for t in reversed(range(len(delta))):
-        following = delta[t] + decay[t] * following
+        following = delta[t] + gamma * lambda_ * torch.where(ended[t], 0, following)
         advantage[t] = following
     return advantage
