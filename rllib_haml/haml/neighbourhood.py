@@ -74,11 +74,11 @@ def descend(
             ]
         )
     )
+    norm = flat.norm()
+    if grad_clip is not None:
+        flat = flat * (grad_clip / (norm + 1e-6)).clamp(max=1)
     for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         p.grad = g.view_as(p)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if grad_clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
     optimizer.step()
     for p in parameters:
         p.grad = None
