@@ -12,7 +12,8 @@ from torch import Tensor
 
 def generator(device: torch.device | str, *key: int) -> torch.Generator:
     """A random generator that depends on `key` alone, so that every learner draws the same numbers."""
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    # Its length is part of the key: SeedSequence pads with zeros, so (1, 2) and (1, 2, 0) would be one.
+    seed = int(np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0] >> np.uint64(1))
     return torch.Generator(device).manual_seed(seed)
 
 
