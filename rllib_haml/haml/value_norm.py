@@ -50,7 +50,7 @@ class ValueNorm(nn.Module):
 
     def mean_var(self) -> tuple[Tensor, Tensor]:
         """Mean and variance so far, float64 scalars; before any update 0 and the variance floor."""
-        debias = self.debias.clamp(min=1e-5)
+        debias = torch.where(self.debias > 0, self.debias, 1)
         mean = self.mean_sum / debias
         return mean, (self.square_sum / debias - mean.square()).clamp(min=self.min_variance)
 
