@@ -51,7 +51,10 @@ class Policy(Protocol):
         ...
 
     def evaluate(self, rows: Rows) -> Evaluation:
-        """Differentiable, under the present weights; in rows without action anything finite."""
+        """Differentiable, under the present weights; in rows without action anything finite.
+
+        A learner's part of a minibatch may be empty: (K, 0) then, not an error.
+        """
         ...
 
     def parameters(self) -> Sequence[Tensor]: ...
@@ -113,7 +116,7 @@ class SweepResult:
     """What one sweep did.
 
     Attributes:
-        log_factor: (S,) log of the compound ratio after all players moved.
+        log_factor: (S,) log of the compound ratio after all players moved; 0 if they moved simultaneously.
         order: Who moved, first mover first.
         before, after: Each player's policy on all local rows, around its move.
         reports: Each neighbourhood's figures of its maximisation (scalars).
