@@ -211,10 +211,10 @@ def joint_probability(tables: Sequence[Array], actions: Array) -> Array:
     return result
 
 
-def apart(left: Tensor | Array, right: Tensor | Array) -> float:
+def apart(left: Tensor | Array | float, right: Tensor | Array | float) -> float:
     """Largest absolute difference."""
     return float(np.abs(_numpy(left) - _numpy(right)).max())
 
 
-def _numpy(values: Tensor | Array) -> Array:
+def _numpy(values: Tensor | Array | float) -> Array:
     return values.detach().numpy() if isinstance(values, Tensor) else np.asarray(values)

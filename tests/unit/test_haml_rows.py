@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -80,6 +81,39 @@ def test_generators_of_different_keys_differ() -> None:
     again = [tuple(torch.rand(3, generator=generator("cpu", *key)).tolist()) for key in keys]
     assert draws == again
     assert len(set(draws)) == len(keys)
+
+
+@dataclass
+class Cuts:
+    """Keeps the first minibatches of two epochs, and leaves the policy as it is."""
+
+    seen: list[tuple[int, ...]]
+
+    def maximise(self, step: MirrorStep) -> dict[str, Tensor]:
+        for epoch in range(2):
+            self.seen.append(tuple(torch.as_tensor(next(step.minibatches(10, epoch))).tolist()))
+        return {}
+
+
+def test_every_step_has_its_own_permutation() -> None:
+    """Of three agents, two updates and two epochs, no two are alike; a repetition is."""
+
+    def cuts(*updates: int) -> list[tuple[int, ...]]:
+        seen: list[tuple[int, ...]] = []
+        rng = np.random.default_rng(0)
+        players = {n: Player(random_table(rng, 1, 40), NoDrift(), Cuts(seen)) for n in "abc"}
+        for update in updates:
+            sweep(
+                players,
+                lambda log_factor: torch.zeros(40),
+                order=FixedOrder(("c", "a", "b")),
+                rows=JointRows.whole(40),
+                key=(5, update),
+            )
+        return seen
+
+    assert len(set(cuts(0, 1))) == 3 * 2 * 2
+    assert cuts(1) == cuts(0, 1)[6:]
 
 
 # --- means --------------------------------------------------------------------------------------------
@@ -255,43 +289,38 @@ def test_entropy_is_per_sample(table: type[TabularPolicy]) -> None:
     assert (apart(logits[0], logits[1]) < 1e-12) == per_sample
 
 
-class Absent(NetworkPolicy):
-    """Says anything finite of the rows without action."""
-
-    huge = 1e30
+class Loud(NetworkPolicy):
+    """Says what is huge, but finite, of the rows without action."""
 
     def evaluate(self, rows: Rows) -> Evaluation:
         found, active = super().evaluate(rows), self.active[:, rows]
-        sign = 1 if self.network.training else -1
         return Evaluation(
-            torch.where(active, found.log_prob, -sign * self.huge * found.log_prob),
-            torch.where(active, found.entropy, self.huge * found.entropy),
+            torch.where(active, found.log_prob, -1e30 * found.log_prob),
+            torch.where(active, found.entropy, 1e30 * found.entropy),
         )
 
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_inactive_rows_contribute_nothing(masked: bool) -> None:
-    """With huge observations, actions, log-probabilities, entropies and advantages where the agent was
-    absent, the weights are those of a sweep on the other rows alone. Control: not if the mask is lost."""
+    """The weights are those of a sweep on the other rows alone, although observations, actions,
+    log-probabilities, entropies and advantages are huge where the agent was absent. Control: not if the
+    mask is lost."""
     rng = np.random.default_rng(4)
     active = torch.tensor(rng.random(30) < 0.7)
     obs, action = torch.tensor(rng.normal(size=(30, 5))), torch.tensor(rng.normal(size=(30, 2)))
     advantage = torch.tensor(rng.normal(size=30))
     network = Network(5, 2, gaussian=True)
-    alone = NetworkPolicy(copy.deepcopy(network), obs[active], action[active])
-    one_sweep(alone, advantage[active], 0.01)
-    scale = 1e3 if masked else 2.0
-    for tensor in (obs, action, advantage):
-        tensor[~active] *= scale
-    kind, mask = (Absent, active) if masked else (NetworkPolicy, None)
-    among = kind(copy.deepcopy(network), obs, action, active=mask)
+    others_alone = NetworkPolicy(copy.deepcopy(network), obs[active], action[active])
+    one_sweep(others_alone, advantage[active], 0.01)
     if masked:
-        advantage[~active] = 1e30
-    one_sweep(among, advantage, 0.01)
-    furthest = max(map(apart, alone.network.parameters(), among.network.parameters()))
-    assert (furthest < 1e-12) == masked
-    moved = max(map(apart, network.parameters(), alone.network.parameters()))
-    assert moved > 1e-4
+        obs[~active], action[~active], advantage[~active] = 1e3 * obs[~active], 1e3, 1e30
+        all_rows = Loud(copy.deepcopy(network), obs, action, active=active)
+    else:
+        all_rows = NetworkPolicy(copy.deepcopy(network), obs, action)
+    one_sweep(all_rows, advantage, 0.01)
+    furthest = max(map(apart, others_alone.network.parameters(), all_rows.network.parameters()))
+    assert furthest < 1e-12 if masked else furthest > 1e-4
+    assert max(map(apart, network.parameters(), others_alone.network.parameters())) > 1e-4
 
 
 @pytest.mark.parametrize("advantage", [float("nan"), float("inf")])

@@ -91,7 +91,7 @@ class MatrixGame:
     def __init__(
         self,
         payoff: Array,
-        first: Sequence[float],
+        first: Sequence[float] | Array,
         optimizer: MakeOptimizer = HALF_STEPS,
         share: bool = False,
     ):
