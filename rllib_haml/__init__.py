@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rllib_haml.algorithms.haml import HAML, HAMLConfig
+    from rllib_haml.algorithms.haml import HAML
+    from rllib_haml.algorithms.haml_config import HAMLConfig
     from rllib_haml.algorithms.happo import HAPPO, HAPPOConfig
     from rllib_haml.algorithms.mappo import MAPPO, MAPPOConfig
 
 _PUBLIC = {
     "HAML": "rllib_haml.algorithms.haml",
-    "HAMLConfig": "rllib_haml.algorithms.haml",
+    "HAMLConfig": "rllib_haml.algorithms.haml_config",
     "HAPPO": "rllib_haml.algorithms.happo",
     "HAPPOConfig": "rllib_haml.algorithms.happo",
     "MAPPO": "rllib_haml.algorithms.mappo",

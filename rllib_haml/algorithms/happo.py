@@ -6,7 +6,8 @@ HAML: the clipping drift, no bound on the neighbourhood.
 
 from __future__ import annotations
 
-from rllib_haml.algorithms.haml import HAML, HAMLConfig
+from rllib_haml.algorithms.haml import HAML
+from rllib_haml.algorithms.haml_config import HAMLConfig
 from rllib_haml.haml import ClipDrift
 
 

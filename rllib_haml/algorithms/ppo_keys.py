@@ -56,7 +56,9 @@ REFUSED: dict[str, Refusal] = {
     "kl_target": Refusal((None,), _DRIFT),
     "entropy_coeff_schedule": Refusal((None,), _SCHEDULE.format("entropy_coeff")),
     "lr_schedule": Refusal((None,), _SCHEDULE.format("lr")),
-    "vf_share_layers": Refusal((False, -1), "the critic sees the team's state, it shares nothing with an actor"),
+    "vf_share_layers": Refusal(
+        (False, -1), "the critic sees the team's state, it shares nothing with an actor"
+    ),
     "grad_clip_by": Refusal(("global_norm",), "`grad_clip` bounds each module's global norm"),
     "shuffle_batch_per_epoch": Refusal(
         (True,), "every epoch draws a permutation of its own; `minibatch_size: null` has nothing to shuffle"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import gymnasium as gym
@@ -91,7 +92,7 @@ def mlp(
     layers: list[nn.Module] = [nn.LayerNorm(inputs)] if feature_layer_norm else []
     widths = [inputs, *hiddens]
     gain = nn.init.calculate_gain(activation) if activation in ("relu", "tanh") else 1.0
-    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+    for fan_in, fan_out in pairwise(widths):
         layers += [linear(fan_in, fan_out, gain if orthogonal_init else None), ACTIVATIONS[activation]()]
         if hidden_layer_norm:
             layers.append(nn.LayerNorm(fan_out))

@@ -83,7 +83,12 @@ class JointEnvRunner(MultiAgentEnvRunner):
             self._generator.manual_seed(self._seed)
         window = smoothing_window(self.config.metrics_num_episodes_for_smoothing, self.config.num_env_runners)
         self._episodes = EpisodeMetrics(
-            team, env.num_envs, self.config.team_reward, str(self.config.env), window
+            team,
+            env.num_envs,
+            self.config.team_reward,
+            str(self.config.env),
+            window,
+            evaluates=self.config.in_evaluation,
         )
         self._needs_initial_reset = True
         make_callback(

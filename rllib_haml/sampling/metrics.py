@@ -82,8 +82,12 @@ class EpisodeMetrics:
         steps: (E,) steps that it has taken.
     """
 
-    def __init__(self, team: Team, num_envs: int, rule: TeamReward, environment: str, window: int):
+    def __init__(
+        self, team: Team, num_envs: int, rule: TeamReward, environment: str, window: int, evaluates: bool
+    ):
         self._team, self._rule, self._environment, self._window = team, rule, environment, window
+        # While training, the driver follows the team's returns over batches: RLlib's metrics forget.
+        self._evaluates = evaluates
         self.ids = [""] * num_envs
         self.steps = np.zeros(num_envs, dtype=int)
         self._so_far: dict[str, _Total] = {}
@@ -137,7 +141,8 @@ class EpisodeMetrics:
             modules,
             dict(zip(names, total.acted.tolist(), strict=True)),
         )
-        log_team_return(logger, total.team, self._window)
+        if self._evaluates:
+            log_team_return(logger, total.team, self._window)
         logger.log_value(NUM_EPISODES, 1, reduce="sum")
         logger.log_value(NUM_EPISODES_LIFETIME, 1, reduce="lifetime_sum")
 

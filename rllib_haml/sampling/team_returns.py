@@ -1,0 +1,63 @@
+"""The return of each of the team's episodes, put together from fragments."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rllib_haml.sampling.fragment import JointFragment
+from rllib_haml.sampling.metrics import rewards_of
+from rllib_haml.sampling.team import TeamReward
+
+
+class TeamReturns:
+    """Follows running episodes over train batches and keeps the returns of the last ones that ended.
+
+    An episode of which a fragment was lost has no return and is left out.
+
+    Args:
+        window: How many ended episodes to keep.
+    """
+
+    def __init__(self, window: int, rule: TeamReward, environment: str):
+        self._rule, self._environment = rule, environment
+        self._ended: deque[float] = deque(maxlen=window)
+        self._running: dict[str, tuple[int, float]] = {}
+
+    def add(self, fragments: Sequence[JointFragment]) -> None:
+        """Takes in one train batch."""
+        running: dict[str, tuple[int, float]] = {}
+        for fragment in sorted(fragments, key=lambda f: (f.episode_id, f.env_t)):
+            before = running.get(fragment.episode_id) or self._running.get(fragment.episode_id, (0, 0.0))
+            steps, so_far = before
+            if steps != fragment.env_t:
+                continue
+            so_far += float(rewards_of(fragment, self._rule, self._environment).sum())
+            if fragment.terminated or fragment.truncated:
+                self._ended.append(so_far)
+                running.pop(fragment.episode_id, None)
+            else:
+                running[fragment.episode_id] = (steps + len(fragment), so_far)
+        self._running = running
+
+    def summary(self) -> dict[str, float]:
+        """Mean, minimum and maximum over the window; empty before the first episode has ended."""
+        if not self._ended:
+            return {}
+        returns = np.array(self._ended)
+        return {
+            "team_return_mean": float(returns.mean()),
+            "team_return_min": float(returns.min()),
+            "team_return_max": float(returns.max()),
+        }
+
+    def get_state(self) -> dict[str, Any]:
+        return {"ended": list(self._ended), "running": dict(self._running)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._ended.clear()
+        self._ended.extend(state["ended"])
+        self._running = dict(state["running"])
