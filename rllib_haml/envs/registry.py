@@ -1,0 +1,150 @@
+"""Environments by name: this package's own, RLlib's registered ones, and import paths."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pettingzoo import ParallelEnv
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
+from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
+
+from rllib_haml.envs.wrappers import wrap
+from rllib_haml.sampling.parallel_team_env import ParallelTeamEnv
+
+Creator = Callable[[Mapping[str, Any]], MultiAgentEnv]
+
+OWN: dict[str, str] = {
+    "mamujoco": "rllib_haml.envs.mamujoco:make",
+    "mpe": "rllib_haml.envs.mpe:make",
+    "matrix_game": "rllib_haml.envs.matrix_games:make_matrix_game",
+    "differential_game": "rllib_haml.envs.matrix_games:make_differential_game",
+}
+"""Names that `register_envs` gives to RLlib, and what makes them. Their `env_config` holds the
+maker's arguments and, for any of them, `wrappers`."""
+
+
+def register_envs() -> None:
+    """Registers `OWN` with Ray; may be called any number of times, loads no environment."""
+    for name, path in OWN.items():
+        register_env(name, PathCreator(path))
+
+
+def registered_envs() -> list[str]:
+    """Names that this process has registered and the package's own, in alphabetical order."""
+    categories = [*_global_registry._to_flush, *_global_registry._registered]
+    names = {name for category, name in categories if category == ENV_CREATOR}
+    return sorted(names | set(OWN))
+
+
+def resolve_env(name_or_path: str) -> Creator:
+    """What makes the environment of this name from an `env_config`.
+
+    Args:
+        name_or_path: A name registered with RLlib, or the import path ("pkg.mod:Thing" or
+            "pkg.mod.Thing") of a `MultiAgentEnv` class, of a PettingZoo `ParallelEnv` class, or of
+            a function that returns one of the two.
+
+    Raises:
+        ValueError: It is neither; the message names the nearest registered name.
+    """
+    if name_or_path in OWN:
+        register_envs()
+    if _global_registry.contains(ENV_CREATOR, name_or_path):
+        return _global_registry.get(ENV_CREATOR, name_or_path)
+    if ":" in name_or_path or "." in name_or_path:
+        creator = PathCreator(name_or_path)
+        creator.load()
+        return creator
+    names = registered_envs()
+    nearest = difflib.get_close_matches(name_or_path, names, n=1)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    raise ValueError(
+        f"unknown environment {name_or_path!r}; {hint}Registered are: {', '.join(names)}. An own "
+        "one is named by its path, my_package.my_module:MyEnv"
+    )
+
+
+class PathCreator:
+    """Makes the environment at an import path; picklable, as RLlib sends creators to its actors."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def load(self) -> Any:
+        """The class or function at the path.
+
+        Raises:
+            ValueError: There is none.
+        """
+        module_name, _, name = self.path.rpartition(":" if ":" in self.path else ".")
+        try:
+            target = getattr(importlib.import_module(module_name), name, None)
+        except ModuleNotFoundError as error:
+            # A module that exists but lacks something that it imports speaks for itself.
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise
+            raise ValueError(f"environment {self.path!r}: {error}") from error
+        if not callable(target):
+            raise ValueError(
+                f"environment {self.path!r}: module {module_name} has no class or function {name!r}"
+            )
+        return target
+
+    def __call__(self, env_config: Mapping[str, Any]) -> MultiAgentEnv:
+        """One environment; a PettingZoo one comes as `ParallelTeamEnv`.
+
+        Raises:
+            TypeError: What was made is neither, or does not take these arguments.
+            ValueError: `wrappers` are wrong, or given to an environment that takes none.
+        """
+        arguments = dict(env_config)
+        wrappers = arguments.pop("wrappers", None)
+        target = self.load()
+        if isinstance(target, type) and issubclass(target, MultiAgentEnv):
+            made = target(env_config)  # pyright: ignore[reportCallIssue]
+        else:
+            made = _call(self.path, target, arguments)
+        return _finish(self.path, made, wrappers)
+
+
+def _call(path: str, target: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """Calls with keyword arguments or, in RLlib's way, with the whole `env_config`."""
+    try:
+        signature = inspect.signature(target)
+    except ValueError:  # built in: it cannot be asked
+        return target(**arguments)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        names = set(signature.parameters)
+        takes_one = len(names) == 1 and not names & set(arguments)
+        if takes_one and not isinstance(target, type):
+            return target(arguments)
+        unknown = [key for key in arguments if key not in names]
+        near = difflib.get_close_matches(unknown[0], names, n=1) if unknown else []
+        hint = f"; did you mean {near[0]!r} instead of {unknown[0]!r}?" if near else ""
+        raise TypeError(f"env_config of {path}: {error}{hint}") from error
+    return target(**arguments)
+
+
+def _finish(path: str, made: Any, wrappers: Any) -> MultiAgentEnv:
+    if type(made) in (ParallelTeamEnv, ParallelPettingZooEnv):
+        made = made.par_env
+    if isinstance(made, ParallelEnv):
+        return ParallelTeamEnv(wrap(made, wrappers) if wrappers else made)
+    if not isinstance(made, MultiAgentEnv):
+        raise TypeError(
+            f"environment {path} made a {type(made).__name__}; expected an RLlib MultiAgentEnv or "
+            "a PettingZoo ParallelEnv"
+        )
+    if wrappers:
+        raise ValueError(
+            f"wrappers are SuperSuit's and need a PettingZoo ParallelEnv; {path} made the RLlib "
+            f"environment {type(made).__name__}. Wrap it in its own code"
+        )
+    return made

@@ -1,0 +1,196 @@
+"""Every way in which an environment can break: an error that says who, where and what."""
+
+from __future__ import annotations
+
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from fake_envs import ScriptedMultiAgentEnv, ScriptedParallelEnv, action_script
+from pettingzoo import AECEnv
+
+from rllib_haml.sampling.faults import EnvironmentFault
+from rllib_haml.sampling.finite import check_finite
+from rllib_haml.sampling.make_vector import make_vector_team_env
+from rllib_haml.sampling.vector_env import TeamStep
+
+KINDS = pytest.mark.parametrize("kind", [ScriptedMultiAgentEnv, ScriptedParallelEnv])
+
+
+def play(kind, steps=8, **script):
+    """Steps two sub-environments, of which only the second follows the script."""
+    scripts = iter([{"length": 50}, {"length": 50, **script}])
+    vec = make_vector_team_env(lambda: kind(**next(scripts)), 2)
+    check_finite(vec.reset([0, 1], [None, None]), vec.agents, vec.episode_steps, vec.name)
+    for step in range(steps):
+        one = action_script(vec._teams[0].env, 0, step)
+        out = vec.step({agent: np.stack([action] * 2) for agent, action in one.items()})
+        check_finite(out, vec.agents, vec.episode_steps, vec.name)
+        if ended := np.flatnonzero(out.terminated | out.truncated).tolist():
+            vec.reset(ended, [None] * len(ended))
+
+
+def fault_of(kind, **script):
+    with pytest.raises(EnvironmentFault) as caught:
+        play(kind, **script)
+    fault = caught.value
+    # Through Ray it travels pickled.
+    again = pickle.loads(pickle.dumps(fault))
+    assert (str(again), again.agent, again.sub_env, again.step) == (
+        str(fault),
+        fault.agent,
+        fault.sub_env,
+        fault.step,
+    )
+    return fault
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "script, agent, step, words",
+    [
+        ({"nan_obs": ("carrier", 3)}, "carrier", 3, "observation[1] is nan"),
+        ({"nan_obs": ("carrier", 0)}, "carrier", 0, "observation[1] is nan"),
+        ({"nan_reward": ("anchor", 2)}, "anchor", 2, "reward is nan"),
+        ({"no_reward": ("scout", 2)}, "scout", 2, "acted but got no reward"),
+        ({"wrong_shape": ("carrier", 1)}, "carrier", 1, "has shape (5,), its space says (4,)"),
+        ({"wrong_shape": ("carrier", 0)}, "carrier", 0, "has shape (5,), its space says (4,)"),
+        ({"stranger": 2}, "stranger", 2, "possible_agents does not declare"),
+        ({"stranger": 0}, "stranger", 0, "possible_agents does not declare"),
+    ],
+)
+def test_fault_names_agent_place_and_cause(kind, script, agent, step, words):
+    fault = fault_of(kind, **script)
+    assert fault.agent == agent
+    assert fault.sub_env == 1
+    assert fault.step == step
+    assert words in str(fault)
+    assert repr(agent) in str(fault)
+    assert "sub-environment 1" in str(fault)
+
+
+@KINDS
+@pytest.mark.parametrize("where, method", [((0, 3), "step"), ((0, 0), "reset"), ((1, 0), "reset")])
+def test_an_exception_is_chained_and_placed(kind, where, method):
+    fault = fault_of(kind, raises=where, length=4)
+    assert "OSError: the simulator lost its licence" in str(fault)
+    assert isinstance(fault.__cause__, OSError)
+    assert fault.method == method
+    assert fault.sub_env == 1
+    assert fault.step == where[1]
+
+
+@KINDS
+def test_an_agent_that_appears_twice(kind):
+    class Twice(kind):
+        def __init__(self):
+            super().__init__()
+            self.possible_agents = ["scout", "carrier", "scout"]
+
+    with pytest.raises(EnvironmentFault, match=r"'scout'.*appears 2 times"):
+        make_vector_team_env(Twice, 1)
+
+
+@KINDS
+def test_an_agent_that_never_appears(kind):
+    vec = make_vector_team_env(lambda: kind(joins={"anchor": 99}, length=3), 2)
+    vec.reset([0, 1], [None, None])
+    batch = {a: np.stack([x] * 2) for a, x in action_script(vec._teams[0].env, 0, 0).items()}
+    vec.step(batch)
+    vec.step(batch)
+    with pytest.raises(EnvironmentFault, match=r"'anchor'.*did not appear in a whole episode"):
+        vec.step(batch)
+
+
+@KINDS
+def test_no_agents_at_all(kind):
+    class Empty(kind):
+        def __init__(self):
+            super().__init__()
+            self.possible_agents = []
+
+    with pytest.raises(EnvironmentFault, match="possible_agents"):
+        make_vector_team_env(Empty, 1)
+
+
+def test_a_live_agent_without_observation():
+    class Blind(ScriptedParallelEnv):
+        def reset(self, seed=None, options=None):
+            obs, infos = super().reset(seed, options)
+            del obs["carrier"]
+            self.agents = list(self.possible_agents)
+            return obs, infos
+
+    with pytest.raises(EnvironmentFault, match=r"'carrier'.*got no observation"):
+        make_vector_team_env(Blind, 1).reset([0], [None])
+
+
+@pytest.mark.parametrize("reward", ["much", [1.0, 2.0]])
+def test_a_reward_that_is_no_number(reward):
+    class Odd(ScriptedMultiAgentEnv):
+        def step(self, action_dict):
+            obs, rewards, *rest = super().step(action_dict)
+            return (obs, {**rewards, "anchor": reward}, *rest)
+
+    with pytest.raises(EnvironmentFault, match=r"'anchor'.*not a number"):
+        play(Odd)
+
+
+def test_overflow_to_float32_counts_as_infinite():
+    class Huge(ScriptedParallelEnv):
+        def step(self, actions):
+            obs, *rest = super().step(actions)
+            obs["scout"] = np.array([0.0, 0.0, 1e300])
+            return (obs, *rest)
+
+    with (
+        pytest.warns(RuntimeWarning, match="overflow"),
+        pytest.raises(EnvironmentFault, match=r"'scout'.*observation\[2\] is inf"),
+    ):
+        play(Huge)
+
+
+def test_finite_check_of_trees_and_state():
+    def step(value, state):
+        obs = {"a": {"x": np.zeros((2, 3), np.float32), "y": (np.array([[0.0], [value]]),)}}
+        flags = np.zeros(2, bool)
+        return TeamStep(obs, np.ones((2, 1), bool), np.zeros((2, 1)), flags, flags, {}, state)
+
+    check_finite(step(1.0, np.zeros((2, 2))), ["a"])
+    with pytest.raises(EnvironmentFault, match=r"observation\['y'\]\[0\]\[0\] is -inf") as caught:
+        check_finite(step(-np.inf, None), ["a"])
+    assert caught.value.sub_env == 1
+    with pytest.raises(EnvironmentFault, match=r"state\[1\] is nan"):
+        check_finite(step(1.0, np.array([[0, np.nan], [0, 0]])), ["a"])
+
+
+class TurnBased(AECEnv):
+    pass
+
+
+class Alone(gym.Env):
+    pass
+
+
+@pytest.mark.parametrize(
+    "made, words",
+    [
+        (TurnBased, "turn-based.*aec_to_parallel"),
+        (Alone, "one agent.*make_multi_agent"),
+        (lambda: ScriptedParallelEnv, r"a class, not an instance.*ScriptedParallelEnv\(\)"),
+        (dict, "got dict.*possible_agents"),
+    ],
+)
+def test_environments_of_another_kind(made, words):
+    with pytest.raises(TypeError, match=f"MultiAgentEnv or a PettingZoo ParallelEnv.*{words}"):
+        make_vector_team_env(made, 1)
+
+
+def test_a_space_that_cannot_be_sampled_from():
+    class Talks(ScriptedParallelEnv):
+        def observation_space(self, agent):
+            return gym.spaces.Dict({"word": gym.spaces.Text(4)})
+
+    with pytest.raises(TypeError, match="Text at word"):
+        make_vector_team_env(Talks, 1)
