@@ -12,6 +12,7 @@ from torch import Tensor
 from rllib_haml.modules.encoders import flat_size, flatten_rows, mlp
 from rllib_haml.modules.heads import make_head
 from rllib_haml.modules.model_config import ModelConfig
+from rllib_haml.modules.state import load_exactly
 
 ACTION_MASK = "action_mask"
 
@@ -43,6 +44,9 @@ class Actor(TorchRLModule):
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         features = self.network(flatten_rows(self.observation_space, batch[Columns.OBS]))
         return {Columns.ACTION_DIST_INPUTS: self.head(features, self.action_mask(batch))}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        load_exactly(self, state)
 
     def action_mask(self, batch: dict[str, Any]) -> Tensor | None:
         """(R, n) bool of the legal actions: given beside the observation, or in it under `action_mask`."""

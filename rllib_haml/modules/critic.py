@@ -12,6 +12,7 @@ from torch import Tensor
 from rllib_haml.haml import ValueNorm
 from rllib_haml.modules.encoders import flat_size, mlp
 from rllib_haml.modules.model_config import ModelConfig
+from rllib_haml.modules.state import load_exactly
 
 CRITIC = "critic"
 
@@ -49,6 +50,9 @@ class Critic(TorchRLModule, InferenceOnlyAPI):
 
     def get_non_inference_attributes(self) -> list[str]:
         return ["network", "value_norm"]
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        load_exactly(self, state)
 
     def normalised_values(self, state: Tensor) -> Tensor:
         """(R, S) states → (R,) values on the normaliser's scale; differentiable."""
