@@ -13,6 +13,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from rllib_haml.config.check import ConfigChecker
 from rllib_haml.config.document import Document, KeyPath
 from rllib_haml.config.legacy import Entry
+from rllib_haml.config.names import try_environment
 from rllib_haml.config.search import contains, expand, is_eval, is_grid
 from rllib_haml.config.settings import Setting
 
@@ -59,6 +60,7 @@ def variants(
         try:
             for choice, value in zip(chosen, values, strict=True):
                 _apply(choice, value, config, document)
+            try_environment(config.env, config.env_config)
             config.copy(copy_frozen=False).validate()
         except (ValueError, TypeError, AssertionError, ImportError) as error:
             document.error(_blamed(error, chosen, path), _message(error))

@@ -47,10 +47,9 @@ class ConfigChecker:
 
     def known(self, entry: Entry) -> bool:
         """Whether the algorithm has this key; else the mistake is noted."""
-        if entry.key in self._refused:
-            self._document.error(
-                entry.path, f"{self._algorithm} does not have it. {self._refused[entry.key]}"
-            )
+        if entry.key in self._refused and entry.value != self._default(entry.key):
+            text = f"{self._algorithm} does not take it: {self._refused[entry.key].rstrip('.')}."
+            self._document.error(entry.path, text)
             return False
         if entry.key not in self.settings:
             options = {*self.settings, *RENAMED} - {*self._refused}
@@ -78,6 +77,9 @@ class ConfigChecker:
         elif expected := out_of_range(key, value, self._ranges):
             self._mistake(setting, value, expected, path)
         return value
+
+    def _default(self, key: str) -> Any:
+        return self.settings[key].default if key in self.settings else None
 
     def partial_config(self, raw: Any, path: KeyPath) -> Any:
         """Checks a mapping of config keys inside the config, as `evaluation_config` is one."""
@@ -157,7 +159,7 @@ def _rllibs_model(config_class: type) -> type | None:
 def _fields(model_class: type) -> dict[str, Setting]:
     hints = typing.get_type_hints(model_class)
     return {
-        field.name: Setting(field.name, None, hints[field.name], field.default)
+        field.name: Setting(field.name, "rl_module", hints[field.name], field.default)
         for field in dataclasses.fields(model_class)
     }
 

@@ -59,6 +59,15 @@ class Document:
         if isinstance(parent, dict):
             parent.pop(path[-1], None)
 
+    def rename_only(self, name: str, place: str) -> None:
+        """Gives the document's only top-level key another name."""
+        if len(self.data) > 1:
+            self.error((), f"{place} names one experiment, but there are {len(self.data)} here.")
+            self.raise_problems()
+        [(old, value)] = self.data.items()
+        self.data = {name: value}
+        self.places = {(name, *p[1:]) if p[:1] == (old,) else p: at for p, at in self.places.items()}
+
     def _get(self, path: KeyPath) -> Any:
         node = self.data
         for key in path:

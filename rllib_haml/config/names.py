@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.registry import ALGORITHMS
-from ray.tune.registry import ENV_CREATOR, TRAINABLE_CLASS, _global_registry, get_trainable_cls
+from ray.tune.registry import (
+    TRAINABLE_CLASS,
+    _global_registry,
+    get_trainable_cls,
+    register_env,
+)
 
 from rllib_haml.config.errors import did_you_mean
+from rllib_haml.envs.registry import OWN, registered_envs, resolve_env
 
 
 class NameProblem(ValueError):
@@ -31,10 +38,10 @@ def algorithm_class(name: Any) -> type[Algorithm]:
     """The algorithm that is registered, or can be imported, under `name`."""
     if isinstance(name, str) and "." in name:
         cls = load_object(name)
-    elif isinstance(name, str) and (name in ALGORITHMS or _registered(TRAINABLE_CLASS, name)):
+    elif isinstance(name, str) and (name in ALGORITHMS or _global_registry.contains(TRAINABLE_CLASS, name)):
         cls = get_trainable_cls(name)
     else:
-        options = {*ALGORITHMS, *_registered_names(TRAINABLE_CLASS)}
+        options = {*ALGORITHMS, *_registered_trainables()}
         raise NameProblem(f"{name!r} is no algorithm. {did_you_mean(name, options)}")
     if not (inspect.isclass(cls) and issubclass(cls, Algorithm)):
         raise NameProblem(f"{name!r} is no RLlib Algorithm but {cls!r}.")
@@ -42,25 +49,37 @@ def algorithm_class(name: Any) -> type[Algorithm]:
 
 
 def check_environment(name: Any) -> None:
-    """Makes sure that RLlib will find the environment `name`.
+    """Makes sure that RLlib will find the environment `name`; registers an import path.
 
     Raises:
         NameProblem: It is neither registered, nor an id of gymnasium, nor an import path.
     """
     if not isinstance(name, str):
         raise NameProblem(f"given {name!r}, expected the name of an environment.")
-    if _registered(ENV_CREATOR, name):
-        return
-    if name in gym.registry:
+    if name in registered_envs() or name in gym.registry:
         return
     if "." in name:
         load_object(name)
+        # RLlib's multi-agent sampler finds registered environments only.
+        register_env(name, resolve_env(name))
         return
-    options = {*_registered_names(ENV_CREATOR), *gym.registry}
+    near = did_you_mean(name, registered_envs())
+    hint = near if near.startswith("Did") else did_you_mean(name, gym.registry)
     raise NameProblem(
-        f"{name!r} is no registered environment. {did_you_mean(name, options)} "
-        "An own one can be named by its import path: `my_package.MyEnv`."
+        f"{name!r} is no registered environment. {hint if hint.startswith('Did') else near} "
+        "An own one is named by its import path: `my_package.MyEnv`."
     )
+
+
+def try_environment(name: Any, env_config: Mapping[str, Any]) -> None:
+    """Makes one of this package's environments, to see that its extra is there and fits.
+
+    Raises:
+        ImportError: Its extra is not installed; the message says what to type.
+        ValueError, TypeError: It does not take this `env_config`.
+    """
+    if name in OWN:
+        resolve_env(name)(env_config).close()
 
 
 def load_object(path: str) -> Any:
@@ -90,12 +109,7 @@ def missing_extra(error: ImportError) -> str:
     return f"Is `{package}` installed, and is the directory it lies in on PYTHONPATH?"
 
 
-def _registered(category: str, name: str) -> bool:
-    return _global_registry.contains(category, name)
-
-
-def _registered_names(category: str) -> set[str]:
+def _registered_trainables() -> set[str]:
     # Before `ray.init` the registry only keeps its values to send them later.
     entries = {*_global_registry._to_flush, *_global_registry._registered}
-    names = {key for kind, key in entries if kind == category}
-    return {name for name in names if not name.startswith("__")}
+    return {key for kind, key in entries if kind == TRAINABLE_CLASS and not key.startswith("__")}

@@ -8,29 +8,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ray._common.deprecation import DEPRECATED_VALUE
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.utils.from_config import NotProvided
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One configurable key: the builder method that takes it, its type and its default.
-
-    `builder` is None for a plain attribute, which a user's own config class may define without one.
-    """
+    """One configurable key: the builder method that takes it, its type and its default."""
 
     key: str
-    builder: str | None
+    builder: str
     annotation: Any
     default: Any
 
     def apply(self, config: AlgorithmConfig, value: Any) -> None:
-        """Sets the key of `config` to `value`, through the builder method where there is one."""
-        if self.builder is None:
-            setattr(config, self.key, value)
-        else:
-            getattr(config, self.builder)(**{self.key: value})
+        """Sets the key of `config` to `value` as a Python user would, through the builder method."""
+        getattr(config, self.builder)(**{self.key: value})
 
     def attribute(self, config: AlgorithmConfig) -> str:
         """The attribute of `config` that keeps the value: `key`, or `_key` behind a property."""
@@ -46,14 +39,7 @@ def settings_of(config: AlgorithmConfig) -> dict[str, Setting]:
         annotation = _resolve(parameter.annotation, method)
         # Classes nearer to the algorithm come first and may narrow the type.
         settings.setdefault(key, Setting(key, method.__name__, annotation, _default(config, key)))
-    for key, default in vars(config).items():
-        if not key.startswith("_") and key not in _INTERNAL and default != DEPRECATED_VALUE:
-            settings.setdefault(key, Setting(key, None, Any, default))
     return settings
-
-
-# Attributes that RLlib sets itself.
-_INTERNAL = frozenset({"algo_class", "in_evaluation", "simple_optimizer", "worker_cls"})
 
 
 def _builder_parameters(config_class: type) -> Iterator[tuple[Any, inspect.Parameter]]:

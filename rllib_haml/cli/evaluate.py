@@ -1,0 +1,53 @@
+"""`rllib evaluate`: plays a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rllib_haml.config.errors import ConfigError, Problem
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  rllib evaluate ~/ray_results/my_experiment/HAPPO_mamujoco_.../checkpoint_000010
+  rllib evaluate CHECKPOINT --episodes 100
+  rllib evaluate CHECKPOINT --episodes 2 --render videos/    (one GIF per episode)
+"""
+)
+@click.argument("checkpoint", metavar="CHECKPOINT")
+@click.option("--episodes", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--render", metavar="DIR", help="Write one GIF per episode into DIR.")
+@click.option("-v", "verbosity", count=True, help="Show Ray's logs.")
+def evaluate(checkpoint: str, episodes: int, render: str | None, verbosity: int) -> None:
+    """Play a checkpoint without exploration; print mean and spread over the episodes."""
+    path = Path(checkpoint).expanduser().resolve()
+    if not (path / "class_and_ctor_args.pkl").is_file():
+        text = "is no checkpoint of an algorithm. One is called `checkpoint_000010` or the like."
+        raise ConfigError([Problem("rllib evaluate", str(path), text)])
+    from rllib_haml.cli.logs import set_up_logs
+
+    set_up_logs(verbosity)
+    from rllib_haml.cli.play import play
+
+    returns, lengths = [], []
+    for episode in play(path, episodes, Path(render) if render else None, verbosity):
+        returns.append(episode.team_return)
+        lengths.append(float(episode.length))
+        click.echo(
+            f"episode {len(returns):>3}  team return {episode.team_return:,.2f}  length {episode.length:,.0f}"
+        )
+    click.echo(f"team return  {_spread(returns)}")
+    click.echo(f"length       {_spread(lengths)}")
+
+
+def _spread(values: list[float]) -> str:
+    import statistics
+
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return (
+        f"mean {statistics.fmean(values):,.2f}  std {deviation:,.2f}  "
+        f"min {min(values):,.2f}  max {max(values):,.2f}  ({len(values)} episodes)"
+    )

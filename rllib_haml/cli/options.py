@@ -1,0 +1,111 @@
+"""The options of `rllib train`, and how they override a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from rllib_haml.config.document import Document, KeyPath, read_text
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the command line says, None where it says nothing."""
+
+    run: str | None
+    env: str | None
+    config: str | None
+    stop: str | None
+    num_samples: int | None
+    experiment_name: str | None
+    storage_path: str | None
+    restore: str | None
+    checkpoint_freq: int | None
+    checkpoint_at_end: bool | None
+    seed: int | None
+    resume: bool
+    ray_address: str | None
+    ray_num_cpus: int | None
+    ray_num_gpus: int | None
+    allow_eval: bool
+    verbosity: int
+
+    def override(self, document: Document) -> None:
+        """Writes the options over every experiment of `document`."""
+        for name in list(document.data):
+            for path, value, flag in self._overrides():
+                if path == ("env",):
+                    document.remove((name, "config", "env"))
+                document.override((name, *path), value, flag)
+        if self.experiment_name:
+            document.rename_only(self.experiment_name, "--experiment-name")
+
+    def _overrides(self) -> Iterator[tuple[KeyPath, Any, str]]:
+        for key in _SPEC_OPTIONS:
+            value = getattr(self, key)
+            if value is not None:
+                yield (key,), value, f"--{key.replace('_', '-')}"
+        if self.config is not None:
+            for key, value in _mapping(self.config, "--config").items():
+                yield ("config", key), value, "--config"
+        if self.stop is not None:
+            # Replaces the file's criteria: the first one reached would end the run otherwise.
+            yield ("stop",), None, "--stop"
+            yield ("stop",), _mapping(self.stop, "--stop"), "--stop"
+        if self.seed is not None:
+            yield ("config", "seed"), self.seed, "--seed"
+
+
+_SPEC_OPTIONS = (
+    "run",
+    "env",
+    "num_samples",
+    "storage_path",
+    "restore",
+    "checkpoint_freq",
+    "checkpoint_at_end",
+)
+
+
+def _mapping(text: str, flag: str) -> dict[str, Any]:
+    """A JSON or YAML mapping given on the command line."""
+    document = read_text(text, flag)
+    if not isinstance(document.data, dict):
+        document.error((), f"given {text!r}, expected JSON: '{{\"key\": value}}'.")
+    document.raise_problems()
+    return document.data
+
+
+def train_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds every option of TrainOptions to a click command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS = [
+    click.option("--run", "--algo", "-r", "run", metavar="NAME", help="Algorithm: HAPPO, PPO, ..."),
+    click.option("--env", "-e", metavar="NAME", help="Registered environment or import path."),
+    click.option("--config", "-c", metavar="JSON", help="Config keys, merged over the file's."),
+    click.option("--stop", "-s", metavar="JSON", help="Stop criteria, in place of the file's."),
+    click.option("--num-samples", type=int, metavar="N", help="Trials per point of the search."),
+    click.option("--seed", type=int, metavar="N", help="Seed of everything random."),
+    click.option("--experiment-name", "-n", metavar="NAME", help="Directory under storage path."),
+    click.option("--storage-path", metavar="DIR", help="Results go here.  [default: ~/ray_results]"),
+    click.option("--checkpoint-freq", type=int, metavar="N", help="Checkpoint every N iterations."),
+    click.option(
+        "--checkpoint-at-end/--no-checkpoint-at-end",
+        default=None,
+        help="Checkpoint the last iteration.  [default: yes]",
+    ),
+    click.option("--restore", metavar="CHECKPOINT", help="Start new trials from a checkpoint."),
+    click.option("--resume", is_flag=True, help="Continue an interrupted run, settings unchanged."),
+    click.option("--ray-address", metavar="ADDRESS", help="Ray cluster to use: auto, or host:port."),
+    click.option("--ray-num-cpus", type=int, metavar="N", help="CPUs of a local Ray."),
+    click.option("--ray-num-gpus", type=int, metavar="N", help="GPUs of a local Ray."),
+    click.option("--allow-eval", is_flag=True, help='Execute {eval: "..."} expressions of the file.'),
+    click.option("-v", "verbosity", count=True, help="Ray's logs and full traces; -vv: more."),
+]

@@ -1,0 +1,43 @@
+"""What a run left behind, said at its end."""
+
+from __future__ import annotations
+
+import click
+from ray.tune import ResultGrid
+
+
+def report(name: str, results: ResultGrid, path: str, verbosity: int) -> None:
+    """Prints where results and checkpoints lie, how to go on, and why trials failed.
+
+    Args:
+        name: The experiment.
+        results: Its trials.
+        path: Its directory.
+        verbosity: From 1 on with full traces.
+    """
+    checkpoints = []
+    for result in results:
+        if result.error is not None:
+            click.echo(f"{name}: trial failed: {cause(result.error)}", err=True)
+            if verbosity:
+                click.echo(str(result.error), err=True)
+            else:
+                click.echo(f"  -v shows the whole trace; it also lies in {result.path}", err=True)
+        if result.checkpoint is not None:
+            checkpoints.append(result.checkpoint.path)
+    click.echo(f"{name}: results      {path}")
+    for checkpoint in checkpoints:
+        click.echo(f"{name}: checkpoint   {checkpoint}")
+    click.echo(f"{name}: TensorBoard  tensorboard --logdir {path}")
+    for checkpoint in checkpoints:
+        click.echo(f"{name}: evaluate     rllib evaluate {checkpoint}")
+
+
+def cause(error: BaseException) -> str:
+    """The first exception of the chain that a remote worker raised, in one line."""
+    # Ray hands over the printed traces of all processes, the root cause first.
+    trace = str(error).partition("\nThe above exception was the direct cause")[0].rstrip()
+    lines = trace.splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith("  ")]
+    message = lines[frames[-1] + 1 :] if frames else lines
+    return " ".join(" ".join(message or lines).split())

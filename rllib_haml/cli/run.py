@@ -1,0 +1,133 @@
+"""Runs experiments through Ray Tune, and says at the end where everything lies."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import click
+import ray
+from ray import tune
+from ray.tune import Tuner
+
+from rllib_haml.cli.logs import show_worker_logs_of_this_package, silence_ray
+from rllib_haml.cli.options import TrainOptions
+from rllib_haml.cli.progress import ProgressLines
+from rllib_haml.cli.report import report
+from rllib_haml.cli.resources import shortage
+from rllib_haml.cli.resume import can_resume
+from rllib_haml.config.errors import ConfigError, Problem
+from rllib_haml.config.experiment import Experiment
+
+logger = logging.getLogger("rllib_haml")
+
+
+def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int:
+    """Trains the experiments one after another.
+
+    Returns:
+        The exit code: 0, 1 if a trial failed, 130 if the user interrupted.
+
+    Raises:
+        ConfigError: Nothing to resume, or resources that are not there.
+    """
+    if options.resume:
+        _check_resumable(experiments)
+    start_ray(options)
+    try:
+        _check_resources(experiments, options)
+        return max(_run(experiment, options) for experiment in experiments)
+    finally:
+        ray.shutdown()
+
+
+def start_ray(options: TrainOptions) -> None:
+    """Connects to the cluster of `--ray-address`, else starts a Ray of its own on this machine."""
+    # How often Tune notes the state that `--resume` continues from; its default is every 10 s.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
+    local = not _cluster(options)
+    ray.init(
+        address=options.ray_address or (None if _cluster(options) else "local"),
+        num_cpus=options.ray_num_cpus if local else None,
+        num_gpus=options.ray_num_gpus if local else None,
+        include_dashboard=False if local else None,
+        logging_level=logging.INFO if options.verbosity else logging.CRITICAL,
+    )
+    if not options.verbosity:
+        silence_ray()
+        show_worker_logs_of_this_package()
+
+
+def _cluster(options: TrainOptions) -> str | None:
+    return options.ray_address or os.environ.get("RAY_ADDRESS")
+
+
+def _check_resumable(experiments: list[Experiment]) -> None:
+    if any(can_resume(experiment_path(e), e.num_trials) for e in experiments):
+        return
+    text = "nothing to resume: no interrupted run in {}. Start one without --resume."
+    raise ConfigError([Problem("--resume", e.name, text.format(experiment_path(e))) for e in experiments])
+
+
+def _check_resources(experiments: list[Experiment], options: TrainOptions) -> None:
+    short = {experiment.name: shortage(experiment) for experiment in experiments}
+    problems = [Problem("resources", name, text) for name, text in short.items() if text]
+    if problems and not _cluster(options):
+        raise ConfigError(problems)
+    for problem in problems:
+        # Nodes may still join a cluster.
+        logger.warning("%s Waiting for the cluster to grow.", problem)
+
+
+def _storage(experiment: Experiment) -> str:
+    root = experiment.storage_path or "~/ray_results"
+    return root.rstrip("/") if "://" in root else str(Path(root).expanduser().resolve())
+
+
+def experiment_path(experiment: Experiment) -> str:
+    """The directory, or the URI, of an experiment's results."""
+    return f"{_storage(experiment)}/{experiment.name}"
+
+
+def _run(experiment: Experiment, options: TrainOptions) -> int:
+    path = experiment_path(experiment)
+    resumed = options.resume and can_resume(path, experiment.num_trials)
+    click.echo(f"{experiment.name}: {'resuming' if resumed else 'training'} in {path}")
+    tuner = _interrupted_tuner(experiment, path) if resumed else _new_tuner(experiment, options)
+    results = tuner.fit()
+    report(experiment.name, results, path, options.verbosity)
+    if results.errors:
+        return 1
+    if can_resume(path, experiment.num_trials):
+        click.echo(f"{experiment.name}: interrupted. The same command with --resume continues.")
+        return 130
+    return 0
+
+
+def _interrupted_tuner(experiment: Experiment, path: str) -> Tuner:
+    return Tuner.restore(path, experiment.algorithm_class, resume_errored=True)
+
+
+def _new_tuner(experiment: Experiment, options: TrainOptions) -> Tuner:
+    return Tuner(
+        experiment.algorithm_class,
+        param_space=experiment.param_space,  # pyright: ignore[reportArgumentType]
+        tune_config=tune.TuneConfig(
+            num_samples=experiment.num_samples, time_budget_s=experiment.time_budget_s
+        ),
+        run_config=tune.RunConfig(
+            name=experiment.name,
+            storage_path=_storage(experiment),
+            stop=experiment.stop,
+            verbose=options.verbosity,
+            callbacks=[
+                ProgressLines(experiment.name, experiment.num_trials),
+                *experiment.tune_callbacks,
+            ],
+            checkpoint_config=tune.CheckpointConfig(**experiment.checkpoints),
+            failure_config=tune.FailureConfig(max_failures=experiment.max_failures),
+        ),
+        # `tune.run` takes a checkpoint that every trial starts from, `Tuner` hands it through.
+        _tuner_kwargs={"restore": experiment.restore} if experiment.restore else None,
+    )

@@ -1,0 +1,70 @@
+"""`rllib train`: experiments from a file or from the command line."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from rllib_haml.cli.options import TrainOptions, train_options
+from rllib_haml.config.document import Document, read_file
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  rllib train -f tuned_examples/happo/mpe_spread.yaml
+  rllib train file my_experiment.yaml --seed 3 --ray-num-cpus 4
+  rllib train --run HAPPO --env mamujoco \\
+      --config '{"env_config": {"scenario": "HalfCheetah", "agent_conf": "2x3"}, "lr": 5e-4}' \\
+      --stop '{"num_env_steps_sampled_lifetime": 1000000}'
+  rllib train -f my_experiment.yaml --resume        (after a crash or Ctrl-C)
+
+\b
+A file looks like this; several experiments may stand in it, {grid_search: [...]} anywhere:
+  my_experiment:
+    run: HAPPO
+    env: mamujoco
+    stop: {num_env_steps_sampled_lifetime: 1000000}
+    checkpoint_freq: 10
+    config:
+      env_config: {scenario: HalfCheetah, agent_conf: 2x3}
+      lr: {grid_search: [5e-4, 1e-4]}
+
+Exit codes: 0 trained, 1 a trial failed, 2 something in the file or the command is wrong.
+"""
+)
+@click.argument("words", nargs=-1, metavar="[file FILE]")
+@click.option("-f", "--config-file", "file", metavar="FILE", help="YAML file of experiments.")
+@train_options
+def train(words: tuple[str, ...], file: str | None, **options: Any) -> None:
+    """Train with Ray Tune. Options override what the file says."""
+    if words:
+        if file or len(words) != 2 or words[0] != "file":
+            raise click.UsageError(f"{' '.join(words)!r}: write `rllib train file FILE`.")
+        file = words[1]
+    train_document(_document(file, options["run"]), TrainOptions(**options))
+
+
+def train_document(document: Document, options: TrainOptions) -> None:
+    """Trains every experiment of `document`, and exits with the command's exit code."""
+    from rllib_haml.cli.logs import set_up_logs
+
+    set_up_logs(options.verbosity)
+    # Only now: importing these shows warnings of gymnasium's.
+    from rllib_haml.cli.run import run_experiments
+    from rllib_haml.config.parse import experiment_specs, parse_experiments
+
+    experiment_specs(document)
+    options.override(document)
+    experiments = parse_experiments(document, options.allow_eval)
+    sys.exit(run_experiments(experiments, options))
+
+
+def _document(file: str | None, run: str | None) -> Document:
+    if file:
+        return read_file(file)
+    if not run:
+        raise click.UsageError("Say what to train: -f FILE, or --run NAME --env NAME.")
+    return Document("command line", {run: {"run": run}})

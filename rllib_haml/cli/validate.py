@@ -1,0 +1,34 @@
+"""`rllib validate`: is this file all right?"""
+
+from __future__ import annotations
+
+import click
+
+from rllib_haml.config.errors import ConfigError
+
+
+@click.command(
+    epilog="""\b
+Example:
+  rllib validate my_experiment.yaml tuned_examples/happo/*.yaml
+"""
+)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--allow-eval", is_flag=True, help='Execute {eval: "..."} expressions of the files.')
+def validate(files: tuple[str, ...], allow_eval: bool) -> None:
+    """Check YAML files without training anything."""
+    from rllib_haml.cli.logs import set_up_logs
+
+    set_up_logs(verbosity=0)
+    from rllib_haml.config import load_experiments
+
+    problems = []
+    for file in files:
+        try:
+            for experiment in load_experiments(file, allow_eval):
+                trials = f", {experiment.num_trials} trials" if experiment.num_trials > 1 else ""
+                click.echo(f"{file}: {experiment.name}: OK ({experiment.algorithm}{trials})")
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
