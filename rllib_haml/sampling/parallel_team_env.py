@@ -17,10 +17,11 @@ from rllib_haml.sampling.team_env import AgentID
 class ParallelTeamEnv(MultiAgentEnv):
     """Presents `par_env` to RLlib without what RLlib's `ParallelPettingZooEnv` loses.
 
-    Agents keep the environment's order, `agents` shrinks as they die, `state()` passes through and
-    real-valued observations are float32. A team whose last agents end in different ways ends. A
-    time limit is told as `truncateds["__all__"]` alone: RLlib takes an episode whose agents are all
-    done one by one for terminated, and would not bootstrap.
+    Agents keep the environment's order; `agents` shrinks one step after they die, as RLlib demands
+    that it hold everyone whom a step tells about. `state()` passes through, real-valued
+    observations are float32, and a team whose last agents end in different ways ends. A time limit
+    is told as `truncateds["__all__"]` alone: RLlib takes an episode whose agents are all done one
+    by one for terminated, and would not bootstrap.
 
     Attributes:
         par_env: The environment inside.
@@ -32,6 +33,7 @@ class ParallelTeamEnv(MultiAgentEnv):
         self.par_env = par_env
         self.possible_agents = list(self._team.agents)
         self.agents = list(self._team.agents)
+        self._acting: list[AgentID] = []
         super().__init__()
         self.observation_spaces = self._team.observation_spaces
         self.action_spaces = self._team.action_spaces
@@ -42,16 +44,15 @@ class ParallelTeamEnv(MultiAgentEnv):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[MultiAgentDict, MultiAgentDict]:
         outcome = self._team.reset(seed)
-        self.agents = list(outcome.acting)
+        self.agents = self._acting = list(outcome.acting)
         obs = {agent: self._cast(agent, outcome.obs[agent]) for agent in outcome.acting}
         return obs, {agent: outcome.infos.get(agent, {}) for agent in obs}
 
     def step(
         self, action_dict: MultiAgentDict
     ) -> tuple[MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict]:
-        before = self.agents
+        before = self._acting
         outcome = self._team.step(action_dict)
-        over = outcome.terminated or outcome.truncated
         obs = {
             agent: self._cast(agent, outcome.obs[agent])
             for agent in self._team.agents
@@ -61,7 +62,8 @@ class ParallelTeamEnv(MultiAgentEnv):
         terminateds: dict[AgentID, bool] = dict.fromkeys(gone, True)
         terminateds["__all__"] = outcome.terminated
         truncateds: dict[AgentID, bool] = {"__all__": outcome.truncated}
-        self.agents = [] if over else list(outcome.acting)
+        self._acting = list(outcome.acting)
+        self.agents = [a for a in self._team.agents if a in before or a in self._acting]
         rewards = {a: float(r) for a, r in outcome.rewards.items() if a in before or a in obs}
         infos = {agent: outcome.infos.get(agent, {}) for agent in obs}
         return obs, rewards, terminateds, truncateds, infos

@@ -339,8 +339,9 @@ def test_parallel_team_env_tells_rllib_the_same_story(end, deaths):
     assert all(obs[a] in env.observation_spaces[a] for a in obs)
     gone = set()
     for step in range(1, 4):
-        actions = {a: env.action_spaces[a].sample() for a in env.agents}
+        actions = {a: env.action_spaces[a].sample() for a in obs if a not in gone}
         obs, rewards, terminateds, truncateds, _ = env.step(actions)
+        assert env.agents == [a for a in NAMES if a in actions]
         assert set(rewards) == set(actions)
         gone |= {a for a, flag in terminateds.items() if flag and a != "__all__"}
         assert set(truncateds) == {"__all__"}
@@ -360,13 +361,20 @@ def test_stock_episode_bootstraps_on_a_time_limit():
     obs, infos = env.reset()
     episode.add_env_reset(observations=obs, infos=infos)
     while not episode.is_done:
-        actions = {a: env.action_spaces[a].sample() for a in env.agents}
+        actions = {a: env.action_spaces[a].sample() for a in episode.get_agents_to_act()}
         obs, rewards, terminateds, truncateds, infos = env.step(actions)
         episode.add_env_step(obs, actions, rewards, infos, terminateds=terminateds, truncateds=truncateds)
     assert episode.is_truncated
     assert not episode.is_terminated
     assert episode.agent_episodes["carrier"].is_terminated
     assert not episode.agent_episodes["scout"].is_terminated
+
+
+@pytest.mark.parametrize("length, deaths", [(1, {}), (4, {"carrier": 1})])
+def test_parallel_team_env_passes_rllibs_own_check(length, deaths):
+    from ray.rllib.utils.pre_checks.env import check_multiagent_environments
+
+    check_multiagent_environments(ParallelTeamEnv(ScriptedParallelEnv(length=length, deaths=deaths)))
 
 
 def test_pettingzoo_end_with_mixed_flags():
