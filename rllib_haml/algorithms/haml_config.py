@@ -55,6 +55,9 @@ class HAMLConfig(PPOConfig):
         "weight_decay": (0, None),
     }
 
+    model_config_class: ClassVar[type] = ModelConfig
+    result_metrics: ClassVar[tuple[str, ...]] = ("env_runners/team_return_mean",)
+
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class)
         self.lr = 5e-4
@@ -115,7 +118,8 @@ class HAMLConfig(PPOConfig):
             ValueError: If a key of PPO's is refused; it names the replacement.
         """
         for key, value in kwargs.items():
-            if value is not NotProvided:
+            # RLlib hands whole configs back, from `to_dict` to `update_from_dict`: what stays says nothing.
+            if value is not NotProvided and value != getattr(self, key, None):
                 ppo_keys.refuse(key, value)
         super().training(**kwargs)
         own = {

@@ -23,14 +23,13 @@ EPISODE_CALLBACKS = (
 
 
 def choose_env_runner(config: Any) -> type:
-    """The user's own class, else JointEnvRunner, else RLlib's with the reason logged once."""
-    if config.env_runner_cls not in (None, JointEnvRunner, MultiAgentEnvRunner):
+    """The user's own class, else JointEnvRunner, else RLlib's with the reason logged."""
+    if config.env_runner_cls not in (None, JointEnvRunner):
         return config.env_runner_cls
     reason = why_stock(config)
     if reason is None:
         return JointEnvRunner
-    if config.env_runner_cls is None:
-        logger.warning("Sampling with RLlib's MultiAgentEnvRunner, several times slower: %s.", reason)
+    logger.warning("Sampling with RLlib's MultiAgentEnvRunner, several times slower: %s.", reason)
     return MultiAgentEnvRunner
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class ParallelTeamEnv(MultiAgentEnv):
         outcome = self._team.reset(seed)
         self.agents = self._acting = list(outcome.acting)
         obs = {agent: self._cast(agent, outcome.obs[agent]) for agent in outcome.acting}
-        return obs, {agent: outcome.infos.get(agent, {}) for agent in obs}
+        return obs, self._infos(obs, outcome.infos)
 
     def step(
         self, action_dict: MultiAgentDict
@@ -65,8 +66,7 @@ class ParallelTeamEnv(MultiAgentEnv):
         self._acting = list(outcome.acting)
         self.agents = [a for a in self._team.agents if a in before or a in self._acting]
         rewards = {a: float(r) for a, r in outcome.rewards.items() if a in before or a in obs}
-        infos = {agent: outcome.infos.get(agent, {}) for agent in obs}
-        return obs, rewards, terminateds, truncateds, infos
+        return obs, rewards, terminateds, truncateds, self._infos(obs, outcome.infos)
 
     def state(self) -> np.ndarray | None:
         """The environment's global state, or None after a last step that destroyed it."""
@@ -77,6 +77,12 @@ class ParallelTeamEnv(MultiAgentEnv):
 
     def close(self) -> None:
         self.par_env.close()
+
+    def _infos(self, obs: MultiAgentDict, infos: Mapping[AgentID, Any]) -> MultiAgentDict:
+        state = None if self.state_space is None else self.state()
+        if state is None:
+            return {agent: infos.get(agent, {}) for agent in obs}
+        return {agent: {**infos.get(agent, {}), "state": state} for agent in obs}
 
     def _cast(self, agent: AgentID, obs: Any) -> Any:
         space = self._team.observation_spaces[agent]
