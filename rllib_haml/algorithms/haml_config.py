@@ -56,7 +56,9 @@ class HAMLConfig(PPOConfig):
     }
 
     model_config_class: ClassVar[type] = ModelConfig
-    result_metrics: ClassVar[tuple[str, ...]] = ("env_runners/team_return_mean",)
+    result_metrics: ClassVar[tuple[str, ...]] = tuple(
+        f"env_runners/team_return_{of}" for of in ("mean", "min", "max")
+    )
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class)
