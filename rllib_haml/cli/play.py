@@ -14,9 +14,12 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 import rllib_haml
+from rllib_haml.algorithms.haml_config import HAMLConfig
 from rllib_haml.cli.logs import silence_ray
 from rllib_haml.cli.render import Recorder, recording
 from rllib_haml.config.names import check_environment
+from rllib_haml.sampling.from_episodes import as_fragments
+from rllib_haml.sampling.metrics import rewards_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Episode:
     """Outcome of one episode."""
 
     team_return: float
-    length: float
+    length: int
 
 
 def play(
@@ -58,20 +61,19 @@ def play(
 def _episodes(algorithm: Algorithm, num_episodes: int, recorder: Recorder | None) -> Iterator[Episode]:
     runner: Any = algorithm.env_runner
     for index in range(num_episodes):
-        runner.sample(num_episodes=1, explore=False, force_reset=index == 0)
-        yield _outcome(runner.get_metrics())
+        samples = runner.sample(num_episodes=1, explore=False)
+        yield _outcome(samples, algorithm.config)
         if recorder:
             recorder.write(index)
 
 
-def _outcome(metrics: dict[str, Any]) -> Episode:
-    name = "team_return_mean" if "team_return_mean" in metrics else "episode_return_mean"
-    return Episode(_number(metrics[name]), _number(metrics["episode_len_mean"]))
-
-
-def _number(value: Any) -> float:
-    """The number behind one of RLlib's metric objects."""
-    return float(value.peek() if hasattr(value, "peek") else value)
+def _outcome(samples: list[Any], config: Any) -> Episode:
+    """The one episode that `samples` are the pieces of."""
+    if not isinstance(config, HAMLConfig):
+        return Episode(sum(e.get_return() for e in samples), sum(map(len, samples)))
+    fragments = as_fragments(samples, config)
+    rewards = [rewards_of(f, config.team_reward, str(config.env)) for f in fragments]
+    return Episode(float(sum(r.sum() for r in rewards)), sum(map(len, rewards)))
 
 
 def _config_for_playing(checkpoint: Path) -> AlgorithmConfig:
@@ -88,6 +90,4 @@ def _config_for_playing(checkpoint: Path) -> AlgorithmConfig:
         config.env_runners(num_env_runners=0, num_envs_per_env_runner=1)
         .learners(num_learners=0, num_gpus_per_learner=0)
         .evaluation(evaluation_interval=None, evaluation_num_env_runners=0)
-        # One episode at a time is asked for: the mean over one is its own value.
-        .reporting(metrics_num_episodes_for_smoothing=1)
     )

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+from ray._private.dict import flatten_dict
 from ray.tune import Callback
 from ray.tune.experiment import Trial
-from ray.tune.utils.util import flatten_dict
 
 STEPS = "num_env_steps_sampled_lifetime"
 

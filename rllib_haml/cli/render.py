@@ -20,11 +20,11 @@ _frames: list[np.ndarray] = []
 class RecordFrames(RLlibCallback):
     """Renders the environment at every step."""
 
-    def on_episode_start(self, *, env: Any, **kwargs: Any) -> None:
+    def on_episode_start(self, **kwargs: Any) -> None:
         """Forgets the last episode."""
         _frames.clear()
 
-    def on_episode_step(self, *, env: Any, **kwargs: Any) -> None:
+    def on_episode_step(self, *, env: Any = None, **kwargs: Any) -> None:
         """Keeps one frame."""
         try:
             frame = env.envs[0].render()

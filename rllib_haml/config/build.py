@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from rllib_haml.config.legacy import Entry
 from rllib_haml.config.names import try_environment
 from rllib_haml.config.search import contains, expand, is_eval, is_grid
 from rllib_haml.config.settings import Setting
+
+# What configs raise about their values.
+_MISTAKES = (ValueError, TypeError, AssertionError, ImportError)
 
 # Beyond so many points of a search space the others are trusted.
 _MAX_VARIANTS_CHECKED = 256
@@ -57,14 +61,10 @@ def variants(
     configs = []
     for values in itertools.islice(_points(chosen), _MAX_VARIANTS_CHECKED):
         config = default.copy(copy_frozen=False)
-        try:
-            for choice, value in zip(chosen, values, strict=True):
-                _apply(choice, value, config, document)
-            try_environment(config.env, config.env_config)
-            config.copy(copy_frozen=False).validate()
-        except (ValueError, TypeError, AssertionError, ImportError) as error:
-            document.error(_blamed(error, chosen, path), _message(error))
+        for choice, value in zip(chosen, values, strict=True):
+            _apply(choice, value, config, document)
         configs.append(config)
+        _validate(config, chosen, path, document)
     return configs
 
 
@@ -103,15 +103,27 @@ def _attribute_values(first: AlgorithmConfig, choice: Choice, attribute: str) ->
 def _apply(choice: Choice, value: Any, config: AlgorithmConfig, document: Document) -> None:
     try:
         choice.setting.apply(config, value)
-    except (ValueError, TypeError, AssertionError) as error:
+    except _MISTAKES as error:
         document.error(choice.path, _message(error))
 
 
-def _blamed(error: Exception, chosen: list[Choice], path: KeyPath) -> KeyPath:
-    """The first key that RLlib's message names, or the experiment as a whole."""
-    message = str(error)
-    named = [choice for choice in chosen if choice.setting.key in message]
-    return min(named, key=lambda choice: message.index(choice.setting.key)).path if named else path
+def _validate(config: AlgorithmConfig, chosen: list[Choice], path: KeyPath, document: Document) -> None:
+    paths = {choice.setting.key: choice.path for choice in chosen}
+    try:
+        try_environment(config.env, config.env_config)
+    except _MISTAKES as error:
+        document.error(paths.get("env_config") or paths.get("env") or path, _message(error))
+        return
+    try:
+        config.copy(copy_frozen=False).validate()
+    except _MISTAKES as error:
+        document.error(_blamed(error, paths, path), _message(error))
+
+
+def _blamed(error: Exception, paths: dict[str, KeyPath], path: KeyPath) -> KeyPath:
+    """The first key that the config's message names, or the experiment as a whole."""
+    words = re.findall(r"\w+", str(error))
+    return next((paths[word] for word in words if word in paths), path)
 
 
 def _message(error: Exception) -> str:
