@@ -88,16 +88,19 @@ def out_of_range(key: str, value: Any, own: Mapping[str, tuple[Any, ...]]) -> st
 
     Args:
         key: Name of the setting.
-        value: Its value; a schedule, a list of [timestep, value] pairs, is checked value by value.
+        value: Its value; a schedule, a list of [timestep, value] pairs, is checked value by value. It
+            may reach an excluded lower end: a learning rate that falls to 0.
         own: Ranges that the algorithm itself declares; they go before the general ones.
     """
     if isinstance(value, str):
         words = WORDS.get(key)
         return f"one of {', '.join(words)}" if words and value not in words else None
     interval = Range(*own[key]) if key in own else RANGES.get(key)
-    if interval is None or all(interval.contains(number) for number in _numbers(value)):
+    if interval is None:
         return None
-    return interval.describe(key)
+    if isinstance(value, list):
+        interval = interval._replace(open_low=False)
+    return None if all(interval.contains(number) for number in _numbers(value)) else interval.describe(key)
 
 
 def _numbers(value: Any) -> list[float]:
