@@ -67,7 +67,7 @@ class ConfigChecker:
         try:
             if key in self._nested:
                 return self._nested[key](value, path)
-            if wants_import(setting.annotation):
+            if wants_import(setting.annotation) and not accepts(setting.annotation, value):
                 value = _imported(value)
         except NameProblem as problem:
             self._document.error(path, str(problem))

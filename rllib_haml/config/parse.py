@@ -43,8 +43,7 @@ def parse_experiments(document: Document, allow_eval: bool = False) -> list[Expe
     """
     rllib_haml.register()
     specs = experiment_specs(document)
-    parsers = [_ExperimentParser(name, spec, document) for name, spec in specs.items()]
-    experiments = [parser.parse(allow_eval) for parser in parsers]
+    experiments = [_ExperimentParser(name, spec, document).parse(allow_eval) for name, spec in specs.items()]
     document.raise_problems()
     return [experiment for experiment in experiments if experiment is not None]
 

@@ -1,0 +1,148 @@
+"""The `rllib` command end to end, each time in a process of its own as a user starts it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SCRIPT = "import sys; sys.argv[0] = 'rllib'; from rllib_haml.cli import main; main()"
+
+FILE = """\
+cartpoles:
+  run: PPO
+  env: two_poles.TwoPoles
+  stop: {training_iteration: 6}
+  checkpoint_freq: 1
+  config:
+    num_env_runners: 0
+    train_batch_size: 500
+    num_epochs: 1
+    minibatch_size: 500
+    model: {fcnet_hiddens: [16]}
+    multiagent: {policies: [p0, p1], policy_mapping_fn: two_poles.policy_of}
+"""
+
+MODULE = """\
+import numpy as np
+from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
+
+
+class TwoPoles(MultiAgentCartPole):
+    def __init__(self, config):
+        super().__init__({"num_agents": 2})
+        self.steps, self.config = 0, config
+
+    def step(self, actions):
+        self.steps += 1
+        if self.steps > self.config.get("breaks_after", 1e9):
+            raise RuntimeError("the pole broke")
+        return super().step(actions)
+
+    def render(self):
+        return np.zeros((8, 8, 3), np.uint8) if self.config.get("render_mode") else None
+
+
+def policy_of(agent_id, *args, **kwargs):
+    return f"p{agent_id}"
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """A directory with a YAML file and the module of its environment."""
+    (tmp_path / "team.yaml").write_text(FILE)
+    (tmp_path / "two_poles.py").write_text(MODULE)
+    return tmp_path
+
+
+def start(workplace: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        cwd=workplace,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def train(workplace: Path, *arguments: str) -> subprocess.Popen[str]:
+    options = ["--ray-num-cpus", "1", "--storage-path", str(workplace / "results")]
+    return start(workplace, "train", "-f", "team.yaml", *options, *arguments)
+
+
+def iterations(lines: Iterator[str]) -> Iterator[int]:
+    """The iteration of every progress line, as they come."""
+    for line in lines:
+        found = re.match(r"cartpoles +(\d+) / \d+ iterations", line)
+        if found:
+            yield int(found.group(1))
+
+
+def test_a_killed_run_resumes_and_can_be_played(workplace: Path):
+    killed = train(workplace)
+    assert killed.stdout is not None
+    for iteration in iterations(iter(killed.stdout.readline, "")):
+        if iteration == 3:
+            # What `--resume` continues from is noted once a second.
+            time.sleep(1.5)
+            killed.send_signal(signal.SIGKILL)
+            break
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+
+    code, output = finish(train(workplace, "--resume"))
+    assert code == 0, output
+    resumed = list(iterations(iter(output.splitlines())))
+    assert resumed[0] > 1, "it started from the beginning"
+    assert resumed == list(range(resumed[0], 7))
+
+    checkpoint = re.findall(r"rllib evaluate (\S+)", output)[-1]
+    code, output = finish(start(workplace, "evaluate", checkpoint, "--episodes", "2", "--render", "videos"))
+    assert code == 0, output
+    returns = [float(r) for r in re.findall(r"^episode .* team return ([\d.]+)", output, re.M)]
+    assert len(returns) == 2
+    assert f"mean {sum(returns) / 2:.2f}" in output
+    assert len(list((workplace / "videos").glob("*.gif"))) == 2
+
+
+def test_a_failing_environment_exits_with_1_and_its_cause(workplace: Path):
+    code, output = finish(train(workplace, "--config", '{"env_config": {"breaks_after": 700}}'))
+    assert code == 1
+    assert "trial failed: RuntimeError: the pole broke" in output
+    assert "Traceback" not in output
+
+
+def test_a_gpu_that_is_not_there_is_an_error(workplace: Path):
+    options = ("--ray-num-gpus", "0", "--config", '{"num_gpus_per_learner": 1}')
+    code, output = finish(train(workplace, *options))
+    assert code == 2
+    assert "asks for 1 GPU, and Ray has 0" in output
+
+
+def test_happo_trains_from_the_command_line_over_a_grid(workplace: Path):
+    config = """{"env_config": {"game": "climbing"}, "num_env_runners": 0,
+                 "train_batch_size_per_learner": 64, "lr": {"grid_search": [5e-4, 1e-3]}}"""
+    process = start(
+        workplace,
+        *("train", "--run", "HAPPO", "--env", "matrix_game", "--config", config, "--seed", "1"),
+        *("--stop", '{"env_runners/team_return_mean": 1e9, "num_env_steps_sampled_lifetime": 128}'),
+        *("--ray-num-cpus", "1", "--storage-path", str(workplace), "--experiment-name", "game"),
+    )
+    code, output = finish(process)
+    assert code == 0, output
+    for line in ("game#00000  lr=0.0005", "game#00001  lr=0.001", "128 / 128 steps"):
+        assert line in output

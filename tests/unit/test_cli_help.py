@@ -1,0 +1,66 @@
+"""`rllib --help` answers at once, and teaches."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+# As the installed script does it: the package looks at the name that it was started under.
+SCRIPT = "import sys; sys.argv[0] = 'rllib'; from rllib_haml.cli import main; main()"
+
+
+def rllib(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_help_answers_within_a_second():
+    rllib("--help")
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert rllib("--help").returncode == 0
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1.0
+
+
+def test_help_imports_neither_ray_nor_torch():
+    check = SCRIPT.replace("main()", "\ntry: main()\nfinally: print(sorted(sys.modules))")
+    done = subprocess.run([sys.executable, "-c", check, "--help"], capture_output=True, text=True, timeout=60)
+    assert "'rllib_haml.cli.app'" in done.stdout
+    for heavy in ("'ray'", "'torch'", "'numpy'", "'gymnasium'"):
+        assert heavy not in done.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "validate", "example"])
+def test_every_command_shows_an_example(command: str):
+    assert f"  rllib {command} " in rllib(command, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train"], "-f FILE"),
+        (["train", "x.yaml"], "rllib train file FILE"),
+        (["train", "-f", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["train", "--run", "PPO", "--config", "[1]"], "--config"),
+        (["evaluate", "nowhere"], "is no checkpoint"),
+        (["example", "get", "happo/nothing"], "no such example"),
+    ],
+)
+def test_mistakes_exit_with_2(arguments: list[str], message: str):
+    done = rllib(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_examples_are_served():
+    listed = rllib("example", "list").stdout.splitlines()
+    assert listed
+    identifier = listed[0].split()[0]
+    assert "run:" in rllib("example", "get", identifier).stdout
