@@ -44,10 +44,13 @@ def flatten_rows(space: gym.Space, rows: Any) -> Tensor:
     if isinstance(space, spaces.Tuple):
         return torch.cat([flatten_rows(s, r) for s, r in zip(space, rows, strict=True)], dim=-1)
     if isinstance(space, spaces.Discrete):
-        return nn.functional.one_hot(rows.long() - int(space.start), int(space.n)).float()
+        # The zeros that stand for an absent agent may lie below the first value.
+        index = (rows.long() - int(space.start)).clamp(min=0)
+        return nn.functional.one_hot(index, int(space.n)).float()
     if isinstance(space, spaces.MultiDiscrete):
         sizes = [int(n) for n in space.nvec.flatten()]
-        columns = (rows.flatten(1) - torch.as_tensor(space.start.flatten(), device=rows.device)).long()
+        start = torch.as_tensor(space.start.flatten(), device=rows.device)
+        columns = (rows.flatten(1) - start).long().clamp(min=0)
         return torch.cat([nn.functional.one_hot(columns[:, i], n) for i, n in enumerate(sizes)], -1).float()
     flat = rows.flatten(1) if rows.dim() > 1 else rows[:, None]
     return flat if flat.is_floating_point() else flat.float()
@@ -81,8 +84,9 @@ def mlp(
 ) -> nn.Sequential:
     """LayerNorm → [Linear → activation → LayerNorm] × len(hiddens) → Linear, each norm optional.
 
-    The reference implementation's network. Orthogonal weights have the activation's gain
-    (`torch.nn.init.calculate_gain`), the last layer's `head_gain`; biases are then 0.
+    The reference implementation's network. Orthogonal weights have the gain of relu or tanh
+    (`torch.nn.init.calculate_gain`), 1 under other activations, the last layer's `head_gain`; biases
+    are then 0.
 
     Raises:
         ValueError: If `activation` is none of `ACTIVATIONS`.
