@@ -131,8 +131,10 @@ class TeamModule(MultiRLModule):
         for stack in self._stacks:
             rows = torch.stack([_flat(stack.space, obs[a], generator.device) for a in stack.agents])
             mask = None
-            if any(a in action_mask for a in stack.agents):
-                mask = torch.stack([_tensor(action_mask[a], generator.device) for a in stack.agents])
+            given = {a: _tensor(action_mask[a], generator.device) for a in stack.agents if a in action_mask}
+            if given:
+                free = torch.ones_like(next(iter(given.values())))
+                mask = torch.stack([given.get(a, free) for a in stack.agents])
             actions, logp = stack.act(rows, mask, generator if explore else None)
             actions, logp = actions.cpu().numpy(), logp.cpu().numpy()
             for g, agent in enumerate(stack.agents):
