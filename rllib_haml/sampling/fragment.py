@@ -64,7 +64,7 @@ class JointFragment:
         """The joint steps `rows`, with the observation that follows them.
 
         Args:
-            rows: Contiguous.
+            rows: Contiguous. Only a piece that holds the last step has the end flags.
             len_lookback_buffer: RLlib passes it; fragments have no lookback.
 
         Raises:
@@ -74,7 +74,7 @@ class JointFragment:
         if step != 1:
             raise ValueError(f"A JointFragment is contiguous: got the slice {rows}.")
         stop = max(stop, start)
-        at_end = stop == len(self)
+        at_end = start < stop == len(self)
 
         def cut(extra: int) -> Callable[[Any], Any]:
             return lambda x: tree.map_structure(lambda a: a[start : stop + extra], x)
