@@ -30,7 +30,7 @@ class Recorder:
 
         self.t = 0
         self.obs = tree.map_structure(buffer(length + 1), first.obs)
-        self.mask = tree.map_structure(buffer(length + 1), first.action_mask)
+        self.mask = {agent: buffer(length + 1)(mask) for agent, mask in first.action_mask.items()}
         self.active = buffer(length + 1)(first.active)
         self.state = None if first.state is None else buffer(length + 1)(first.state)
         self.actions = tree.map_structure(buffer(length), action.actions)
@@ -41,11 +41,19 @@ class Recorder:
         self._acted = _leaves(self.actions, self.logp)
 
     def see(self, step: TeamStep) -> None:
+        if len(step.action_mask) > len(self.mask):
+            self._add_masks(step.action_mask)
         for row, value in zip(self._seen, _leaves(step.obs, step.action_mask), strict=True):
             row[self.t] = value
         self.active[self.t] = step.active
         if self.state is not None:
             self.state[self.t] = step.state
+
+    def _add_masks(self, masks: dict[AgentID, np.ndarray]) -> None:
+        """Makes room for masks that an environment gives for the first time; before, all was allowed."""
+        for agent in masks.keys() - self.mask.keys():
+            self.mask[agent] = np.ones((len(self.active), *masks[agent].shape), bool)
+        self._seen = _leaves(self.obs, self.mask)
 
     def act(self, action: TeamAction) -> None:
         for row, value in zip(self._acted, _leaves(action.actions, action.logp), strict=True):
