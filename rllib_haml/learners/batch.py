@@ -18,7 +18,7 @@ from torch import Tensor
 from rllib_haml.modules.actor import ACTION_MASK
 from rllib_haml.modules.critic import CRITIC
 from rllib_haml.modules.encoders import flat_size, flatten_rows
-from rllib_haml.sampling.fragment import JointFragment
+from rllib_haml.sampling.fragment import AgentID, JointFragment
 from rllib_haml.sampling.metrics import rewards_of
 from rllib_haml.sampling.team import Team, TeamReward
 
@@ -79,8 +79,9 @@ class JointBatchConnector(ConnectorV2):
                 [[f.active[a][:-1] for a in agents] for f in fragments], np.zeros((0, len(agents)), bool)
             ),
         }
-        if fragments and first in fragments[0].action_mask:
-            masks = [[f.action_mask[a][:-1] for a in agents] for f in fragments]
+        sizes = {f.action_mask[a].shape[1] for f in fragments for a in agents if a in f.action_mask}
+        if sizes:
+            masks = [[_mask(f, a, *sizes) for a in agents] for f in fragments]
             columns[ACTION_MASK] = self._stack(masks, None)
         return columns
 
@@ -138,6 +139,12 @@ def state_size(team: Team) -> int:
     if team.state_space is not None:
         return flat_size(team.state_space)
     return sum(flat_size(space) + 1 for space in team.observation_spaces.values())
+
+
+def _mask(fragment: JointFragment, agent: AgentID, size: int) -> np.ndarray:
+    """(T, size) mask; all True if the environment gave this agent none in this fragment."""
+    mask = fragment.action_mask.get(agent)
+    return np.ones((len(fragment), size), bool) if mask is None else mask[:-1]
 
 
 def _at_end(length: int, value: bool) -> np.ndarray:
