@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, fields, is_dataclass
-from functools import partial
 from typing import Any, ClassVar, Literal
 
-import gymnasium as gym
-import numpy as np
 from ray.rllib.algorithms.algorithm_config import NotProvided
-from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.connectors.learner import LearnerConnectorPipeline
-from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.env.env_context import EnvContext
-from ray.rllib.policy.policy import PolicySpec
-from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
 
 from rllib_haml.algorithms import ppo_keys
 from rllib_haml.algorithms.sampler_choice import choose_env_runner
-from rllib_haml.envs.registry import resolve_env
+from rllib_haml.algorithms.team_config import TeamConfig
 from rllib_haml.haml import Drift, Everywhere, FixedOrder, Neighbourhood, NoDrift, Order, RandomOrder
-from rllib_haml.learners.batch import JointBatchConnector, state_size
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
-from rllib_haml.modules.actor import Actor
-from rllib_haml.modules.critic import CRITIC, Critic
-from rllib_haml.modules.model_config import ModelConfig
-from rllib_haml.modules.team import TeamModule
-from rllib_haml.sampling.make_vector import make_vector_team_env
-from rllib_haml.sampling.team import Team, TeamReward
+from rllib_haml.sampling.team import TeamReward
 
 logger = logging.getLogger("rllib_haml")
 
 
-class HAMLConfig(PPOConfig):
+class HAMLConfig(TeamConfig):
     """Config of HAML (Zhong et al. 2024): RLlib's `PPOConfig`, with policies that move one after another.
 
     Policies default to one per agent of the environment. `ppo_keys` says what became of each key of PPO.
@@ -55,11 +38,6 @@ class HAMLConfig(PPOConfig):
         "weight_decay": (0, None),
     }
 
-    model_config_class: ClassVar[type] = ModelConfig
-    result_metrics: ClassVar[tuple[str, ...]] = tuple(
-        f"env_runners/team_return_{of}" for of in ("mean", "min", "max")
-    )
-
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class)
         self.lr = 5e-4
@@ -76,14 +54,10 @@ class HAMLConfig(PPOConfig):
         self.critic_num_epochs = 5
         self.critic_minibatch_size: int | None = None
         self.huber_delta: float | None = 10.0
-        self.use_value_norm = True
         self.adam_epsilon = 1e-5
         self.weight_decay = 0.0
         self.order: Literal["random"] | list[str] = "random"
         self.update_scheme: Literal["sequential", "simultaneous"] = "sequential"
-        self.team_reward: TeamReward = "shared"
-        self.team: Team | None = None
-        self._team_key: Any = None
 
     def training(  # type: ignore[override]
         self,
@@ -154,14 +128,11 @@ class HAMLConfig(PPOConfig):
     def make_order(self) -> Order:
         return RandomOrder() if self.order == "random" else FixedOrder(tuple(self.order))
 
-    # The team.
+    @override(TeamConfig)
+    def get_default_learner_class(self) -> type:
+        return OnPolicyTeamLearner
 
-    @property
-    def is_multi_agent(self) -> bool:
-        """Always: a team of one is a team."""
-        return True
-
-    @override(PPOConfig)
+    @override(TeamConfig)
     def validate(self) -> None:
         for key in ppo_keys.REFUSED.keys() & vars(self).keys():
             if key not in ("model", "optimizer"):
@@ -169,7 +140,7 @@ class HAMLConfig(PPOConfig):
         ppo_keys.refuse("learner_connector", self._learner_connector)
         self._check_choices()
         if self.env is not None and not self.in_evaluation:
-            self.resolve_team()
+            self._check_networks(self.resolve_team())
         super().validate()
         self.env_runner_cls = choose_env_runner(self)
         self._warn_where_theory_ends()
@@ -185,37 +156,6 @@ class HAMLConfig(PPOConfig):
         if self.order != "random" and not isinstance(self.order, list | tuple):
             raise ValueError(f"order={self.order!r}: expected 'random' or a list of policies.")
 
-    def resolve_team(self) -> Team:
-        """Looks at the environment once: its agents, their spaces, and each one's policy.
-
-        Raises:
-            ValueError: If the environment cannot be found or made, or does not fit the policies.
-        """
-        key = (self.env, repr(self.env_config), repr(self.policies), self.policy_mapping_fn)
-        if self.team is not None and self._team_key == key:
-            return self.team
-        creator = resolve_env(self.env)
-        env = make_vector_team_env(partial(creator, EnvContext(self.env_config, worker_index=0)), 1)
-        try:
-            self.team = Team.of(env, self.policy_mapping_fn if self._user_policies() else None)
-        finally:
-            env.close()
-        if not self._user_policies():
-            self.multi_agent(
-                policies={name: PolicySpec() for name in self.team.members()},
-                policy_mapping_fn=policy_of_agent,
-            )
-        unknown = set(self.team.members()) - set(self.policies)
-        if unknown:
-            raise ValueError(
-                f"policy_mapping_fn names {sorted(unknown)}, which `policies` {sorted(self.policies)} lacks."
-            )
-        self._team_key = (self.env, repr(self.env_config), repr(self.policies), self.policy_mapping_fn)
-        return self.team
-
-    def _user_policies(self) -> bool:
-        return set(self.policies) != {DEFAULT_POLICY_ID}
-
     def _warn_where_theory_ends(self) -> None:
         if self.team is None or self.in_evaluation or self.update_scheme != "sequential":
             return
@@ -230,86 +170,6 @@ class HAMLConfig(PPOConfig):
                 f"entropy_coeff={self.entropy_coeff}: an entropy bonus has a gradient at the present policy, "
                 f"so HAML's guarantee holds for the regularised return only approximately."
             )
-
-    # Modules and learners.
-
-    @override(PPOConfig)
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        return RLModuleSpec(module_class=Actor)
-
-    @override(PPOConfig)
-    def get_default_learner_class(self) -> type:
-        return OnPolicyTeamLearner
-
-    @property
-    def _model_config_auto_includes(self) -> dict[str, Any]:
-        return {}
-
-    @override(PPOConfig)
-    def get_multi_rl_module_spec(
-        self, *, env: Any = None, spaces: Any = None, inference_only: bool = False, **kwargs: Any
-    ) -> MultiRLModuleSpec:
-        team = self.team or self.resolve_team()
-        spaces = {
-            name: (team.observation_spaces[agents[0]], team.action_spaces[agents[0]])
-            for name, agents in team.members().items()
-        } | {k: v for k, v in (spaces or {}).items() if k in team.members()}
-        spec = super().get_multi_rl_module_spec(
-            env=None, spaces=spaces, inference_only=inference_only, **kwargs
-        )
-        own = _as_dict(self.model_config)
-        for module_spec in spec.rl_module_specs.values():
-            default = module_spec.module_class is Actor
-            module_spec.model_config = (
-                own if default else {"vf_share_layers": False} | _as_dict(module_spec.model_config)
-            )
-        if not self._has_own_multi_rl_module():
-            spec.multi_rl_module_class = TeamModule
-        if not inference_only:
-            spec.add_modules({CRITIC: self._critic_spec(own)})
-        return spec
-
-    def _has_own_multi_rl_module(self) -> bool:
-        spec = self._rl_module_spec
-        stock = (MultiRLModule, TeamModule)
-        return isinstance(spec, MultiRLModuleSpec) and spec.multi_rl_module_class not in stock
-
-    def _critic_spec(self, model_config: dict[str, Any]) -> RLModuleSpec:
-        assert self.team is not None
-        known = {f.name for f in fields(ModelConfig)}
-        return RLModuleSpec(
-            module_class=Critic,
-            observation_space=gym.spaces.Box(-np.inf, np.inf, (state_size(self.team),), np.float32),
-            action_space=gym.spaces.Discrete(1),
-            learner_only=True,
-            model_config={k: v for k, v in model_config.items() if k in known}
-            | {"use_value_norm": self.use_value_norm},
-        )
-
-    @override(PPOConfig)
-    def build_learner_connector(
-        self, input_observation_space: Any, input_action_space: Any, device: Any = None
-    ) -> LearnerConnectorPipeline:
-        assert self.team is not None
-        connector = JointBatchConnector(self.team, self.team_reward, device, str(self.env))
-        return LearnerConnectorPipeline(
-            input_observation_space=input_observation_space,
-            input_action_space=input_action_space,
-            connectors=[connector],
-        )
-
-
-def policy_of_agent(agent_id: Any, episode: Any = None, **kwargs: Any) -> str:
-    """Each agent's own policy, named like the agent."""
-    return str(agent_id)
-
-
-def _as_dict(model_config: Any) -> dict[str, Any]:
-    """A `model_config` as the user meant it: of a dataclass, the fields that differ from its defaults."""
-    if is_dataclass(model_config) and not isinstance(model_config, type):
-        defaults = asdict(type(model_config)())
-        return {k: v for k, v in asdict(model_config).items() if v != defaults[k]}
-    return dict(model_config or {})
 
 
 _said: set[str] = set()

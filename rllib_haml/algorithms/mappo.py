@@ -6,16 +6,14 @@ all agents share one network (`share_parameters: true`), here separate ones are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import NotProvided
-from ray.rllib.policy.policy import PolicySpec
 
 from rllib_haml.algorithms.haml import HAML
 from rllib_haml.algorithms.happo import HAPPOConfig
-from rllib_haml.sampling.team import Team
-
-SHARED_POLICY = "shared"
+from rllib_haml.algorithms.team_config import shared_policy
 
 
 class MAPPOConfig(HAPPOConfig):
@@ -37,15 +35,8 @@ class MAPPOConfig(HAPPOConfig):
             self.share_parameters = share_parameters
         return self
 
-    def resolve_team(self) -> Team:
-        if self.share_parameters and not self._user_policies():
-            self.multi_agent(policies={SHARED_POLICY: PolicySpec()}, policy_mapping_fn=shared_policy)
-        return super().resolve_team()
-
-
-def shared_policy(agent_id: Any, episode: Any = None, **kwargs: Any) -> str:
-    """Every agent's policy is the same one."""
-    return SHARED_POLICY
+    def default_policy_mapping_fn(self) -> Callable[..., str]:
+        return shared_policy if self.share_parameters else super().default_policy_mapping_fn()
 
 
 class MAPPO(HAML):

@@ -41,17 +41,20 @@ def registered_envs() -> list[str]:
     return sorted(names | set(OWN))
 
 
-def resolve_env(name_or_path: str) -> Creator:
-    """What makes the environment of this name from an `env_config`.
+def resolve_env(env: Any) -> Creator:
+    """What makes the environment that a config names, from an `env_config`.
 
     Args:
-        name_or_path: A name registered with RLlib, or the import path ("pkg.mod:Thing" or
-            "pkg.mod.Thing") of a `MultiAgentEnv` class, of a PettingZoo `ParallelEnv` class, or of
-            a function that returns one of the two.
+        env: A name registered with RLlib; or a `MultiAgentEnv` class, a PettingZoo `ParallelEnv`
+            class or a function that returns one of the two, or the import path of such a thing,
+            "pkg.mod:Thing" or "pkg.mod.Thing".
 
     Raises:
-        ValueError: It is neither; the message names the nearest registered name.
+        ValueError: It is nothing of these; the message names the nearest registered name.
     """
+    if callable(env):
+        return ObjectCreator(env)
+    name_or_path = str(env)
     if name_or_path in OWN:
         register_envs()
     if _global_registry.contains(ENV_CREATOR, name_or_path):
@@ -59,6 +62,8 @@ def resolve_env(name_or_path: str) -> Creator:
     if ":" in name_or_path or "." in name_or_path:
         creator = PathCreator(name_or_path)
         creator.load()
+        # RLlib's own env runner looks the name up again.
+        register_env(name_or_path, creator)
         return creator
     names = registered_envs()
     nearest = difflib.get_close_matches(name_or_path, names, n=1)
@@ -110,6 +115,17 @@ class PathCreator:
         else:
             made = _call(self.path, target, arguments)
         return _finish(self.path, made, wrappers)
+
+
+class ObjectCreator(PathCreator):
+    """Makes the environment of a class or function that is given itself."""
+
+    def __init__(self, target: Callable[..., Any]) -> None:
+        super().__init__(getattr(target, "__qualname__", repr(target)))
+        self._target = target
+
+    def load(self) -> Any:
+        return self._target
 
 
 def _call(path: str, target: Callable[..., Any], arguments: dict[str, Any]) -> Any:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import tree
+from fake_envs import ScriptedMultiAgentEnv, ScriptedParallelEnv
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
@@ -22,10 +21,6 @@ from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.from_episodes import as_fragments
 from rllib_haml.sampling.joint_env_runner import JointEnvRunner
 from rllib_haml.sampling.parallel_team_env import ParallelTeamEnv
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-
-from fake_envs import ScriptedMultiAgentEnv, ScriptedParallelEnv
 
 STEPS = 7  # of one sampling call: with episodes of five, fragments are cut in the middle
 CALLS = 4

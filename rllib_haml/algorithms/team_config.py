@@ -1,0 +1,204 @@
+"""Who plays with which networks: the part of the config that every algorithm of the package shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, fields, is_dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.connectors.learner import LearnerConnectorPipeline
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.policy.policy import PolicySpec
+from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
+from ray.rllib.utils.annotations import override
+
+from rllib_haml.envs.registry import resolve_env
+from rllib_haml.learners.batch import JointBatchConnector, state_size
+from rllib_haml.modules.actor import Actor
+from rllib_haml.modules.critic import CRITIC, Critic
+from rllib_haml.modules.encoders import flat_size
+from rllib_haml.modules.heads import make_head
+from rllib_haml.modules.model_config import ModelConfig
+from rllib_haml.modules.team import TeamModule
+from rllib_haml.sampling.make_vector import make_vector_team_env
+from rllib_haml.sampling.team import Team, TeamReward
+
+SHARED_POLICY = "shared"
+
+
+def policy_of_agent(agent_id: Any, episode: Any = None, **kwargs: Any) -> str:
+    """Each agent's own policy, named like the agent."""
+    return str(agent_id)
+
+
+def shared_policy(agent_id: Any, episode: Any = None, **kwargs: Any) -> str:
+    """One policy for all agents."""
+    return SHARED_POLICY
+
+
+class TeamConfig(PPOConfig):
+    """RLlib's `PPOConfig` for a team: agents, policies and spaces come from the environment.
+
+    Attributes:
+        team_reward: How the agents' rewards become one; see `team_reward` of `rllib_haml.sampling.team`.
+        use_value_norm: Normalise value targets by their running mean and variance.
+        team: The environment's team; None before `validate` has looked at it.
+    """
+
+    model_config_class: ClassVar[type] = ModelConfig
+    result_metrics: ClassVar[tuple[str, ...]] = tuple(
+        f"env_runners/team_return_{of}" for of in ("mean", "min", "max")
+    )
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class)
+        self.team_reward: TeamReward = "shared"
+        self.use_value_norm = True
+        self.team: Team | None = None
+        self._team_key: Any = None
+
+    @property
+    def is_multi_agent(self) -> bool:
+        """Always: a team of one is a team."""
+        return True
+
+    def _check_networks(self, team: Team) -> None:
+        """Finds out here what would otherwise fail on every env runner.
+
+        Raises:
+            ValueError: If `model_config` or a space does not suit the default actors.
+        """
+        if self._rl_module_spec is not None:
+            return
+        model_config = ModelConfig.from_dict(_as_dict(self._model_config))
+        for agent in team.agents:
+            try:
+                flat_size(team.observation_spaces[agent])
+                make_head(team.action_spaces[agent], model_config)
+            except ValueError as error:
+                raise ValueError(f"Agent {agent!r}: {error}") from error
+
+    def resolve_team(self) -> Team:
+        """Looks at the environment once: its agents, their spaces, and each one's policy.
+
+        Raises:
+            ValueError: If the environment cannot be found or made, or does not fit the policies.
+        """
+        if self.team is not None and self._team_key == self._make_team_key():
+            return self.team
+        creator = resolve_env(self.env)
+        env = make_vector_team_env(partial(creator, EnvContext(self.env_config, worker_index=0)), 1)
+        try:
+            given = self._given_mapping(env.agents)
+            self.team = Team.of(env, given or self.default_policy_mapping_fn())
+        finally:
+            env.close()
+        names = list(self.team.members())
+        if given is None:
+            self.multi_agent(
+                policies={name: PolicySpec() for name in names},
+                policy_mapping_fn=self.default_policy_mapping_fn(),
+            )
+        unknown = set(names) - set(self.policies)
+        if unknown:
+            raise ValueError(
+                f"policy_mapping_fn names {sorted(unknown)}, but `policies` are {sorted(self.policies)}. "
+                f"Leave both unset for one policy per agent ({', '.join(map(str, self.team.agents))})."
+            )
+        self._team_key = self._make_team_key()
+        return self.team
+
+    def _make_team_key(self) -> tuple[Any, ...]:
+        mappings = (self.policy_mapping_fn, self.default_policy_mapping_fn())
+        return (self.env, repr(self.env_config), sorted(self.policies), *mappings)
+
+    def default_policy_mapping_fn(self) -> Callable[..., str]:
+        """Which policy each agent follows if the user does not say it."""
+        return policy_of_agent
+
+    def _given_mapping(self, agents: tuple[Any, ...]) -> Callable[..., Any] | None:
+        """The user's own policy mapping, or None where the policies are to follow from the environment."""
+        if set(self.policies) == {DEFAULT_POLICY_ID} or self.policy_mapping_fn in (
+            policy_of_agent,
+            shared_policy,
+        ):
+            return None
+        names = {str(agent) for agent in agents}
+        if names == set(self.policies) and self.policy_mapping_fn(agents[0], None) == DEFAULT_POLICY_ID:
+            return None  # only `policies` was given: RLlib's own default maps everyone to one it lacks
+        return self.policy_mapping_fn
+
+    @override(PPOConfig)
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        return RLModuleSpec(module_class=Actor)
+
+    @property
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        return {}
+
+    @override(PPOConfig)
+    def get_multi_rl_module_spec(
+        self, *, env: Any = None, spaces: Any = None, inference_only: bool = False, **kwargs: Any
+    ) -> MultiRLModuleSpec:
+        team = self.team or self.resolve_team()
+        spaces = {
+            name: (team.observation_spaces[agents[0]], team.action_spaces[agents[0]])
+            for name, agents in team.members().items()
+        } | {k: v for k, v in (spaces or {}).items() if k in team.members()}
+        spec = super().get_multi_rl_module_spec(
+            env=None, spaces=spaces, inference_only=inference_only, **kwargs
+        )
+        own = _as_dict(self._model_config)
+        for module_spec in spec.rl_module_specs.values():
+            if module_spec.module_class is not Actor:
+                module_spec.model_config = {"vf_share_layers": False} | _as_dict(module_spec.model_config)
+            elif is_dataclass(self._model_config):
+                module_spec.model_config = own
+        if not self._has_own_multi_rl_module():
+            spec.multi_rl_module_class = TeamModule
+        if not inference_only:
+            spec.add_modules({CRITIC: self._critic_spec(own)})
+        return spec
+
+    def _has_own_multi_rl_module(self) -> bool:
+        spec = self._rl_module_spec
+        stock = (MultiRLModule, TeamModule)
+        return isinstance(spec, MultiRLModuleSpec) and spec.multi_rl_module_class not in stock
+
+    def _critic_spec(self, model_config: dict[str, Any]) -> RLModuleSpec:
+        assert self.team is not None
+        known = {f.name for f in fields(ModelConfig)}
+        return RLModuleSpec(
+            module_class=Critic,
+            observation_space=gym.spaces.Box(-np.inf, np.inf, (state_size(self.team),), np.float32),
+            action_space=gym.spaces.Discrete(1),
+            learner_only=True,
+            model_config={k: v for k, v in model_config.items() if k in known}
+            | {"use_value_norm": self.use_value_norm},
+        )
+
+    @override(PPOConfig)
+    def build_learner_connector(
+        self, input_observation_space: Any, input_action_space: Any, device: Any = None
+    ) -> LearnerConnectorPipeline:
+        assert self.team is not None
+        connector = JointBatchConnector(self.team, self.team_reward, device, str(self.env))
+        return LearnerConnectorPipeline(
+            input_observation_space=input_observation_space,
+            input_action_space=input_action_space,
+            connectors=[connector],
+        )
+
+
+def _as_dict(model_config: Any) -> dict[str, Any]:
+    """A `model_config` as the user meant it: of a dataclass, the fields that differ from its defaults."""
+    if is_dataclass(model_config) and not isinstance(model_config, type):
+        defaults = asdict(type(model_config)())
+        return {k: v for k, v in asdict(model_config).items() if v != defaults[k]}
+    return dict(model_config or {})

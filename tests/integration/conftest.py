@@ -1,0 +1,31 @@
+"""One Ray for the whole test session."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+TESTS = Path(__file__).parents[1]
+# Test modules share the fakes of the unit tests.
+sys.path.insert(0, str(TESTS / "unit"))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray of two CPUs, without dashboard, whose workers can import what the tests define."""
+    path = os.pathsep.join(
+        [str(TESTS / "integration"), str(TESTS / "unit"), os.environ.get("PYTHONPATH", "")]
+    )
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
+    )
+    yield
+    ray.shutdown()

@@ -1,0 +1,155 @@
+"""Two learners compute what one learner computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from fake_envs import NAMES, Script, ScriptedMultiAgentEnv
+from ray.tune.registry import register_env
+
+from rllib_haml import HAPPOConfig
+from rllib_haml.learners.on_policy import OnPolicyTeamLearner
+from rllib_haml.sampling.fragment import JointFragment, JointTrainingData, in_batch_order
+
+SCRIPT = Script(equal_rewards=True)
+# Unequal, and an odd number of them; the fourth alone outweighs all that a second learner gets.
+LENGTHS = (7, 31, 5, 64, 2)
+
+
+class Float64Learner(OnPolicyTeamLearner):
+    """The product's learner with networks in double precision."""
+
+    def _make_module(self) -> Any:
+        module = super()._make_module()
+        for part in module.values():
+            part.double()
+        return module
+
+
+def config(num_learners: int, learner_class: type, **training: Any) -> HAPPOConfig:
+    register_env("scripted", lambda env_config: ScriptedMultiAgentEnv(equal_rewards=True))
+    settings = {"num_epochs": 2, "minibatch_size": 37, "critic_minibatch_size": 37, "entropy_coeff": 0.01}
+    return (
+        HAPPOConfig()
+        .environment("scripted")
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=1)
+        .learners(num_learners=num_learners)
+        .training(**settings | training, learner_class=learner_class, train_batch_size_per_learner=40)
+        .rl_module(model_config={"fcnet_hiddens": [16]})
+        .debugging(seed=5)
+    )
+
+
+def fragments(seed: int) -> list[JointFragment]:
+    """Random ones: the first is terminal, the second cut by a time limit, `anchor` is absent from some."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for index, length in enumerate(LENGTHS):
+        active = {name: np.ones(length + 1, bool) for name in NAMES}
+        active["anchor"] = rng.random(length + 1) < (0.0 if index == 2 else 0.7)
+        made.append(
+            JointFragment(
+                obs={n: rows(rng, SCRIPT.observation_space(n), length + 1, active[n]) for n in NAMES},
+                actions={n: rows(rng, SCRIPT.action_space(n), length, active[n][:-1]) for n in NAMES},
+                logp={n: np.zeros(length, np.float32) for n in NAMES},
+                active=active,
+                action_mask={},
+                state=None,
+                reward=np.repeat(rng.normal(size=(length, 1)), len(NAMES), axis=1),
+                terminated=index == 0,
+                truncated=index == 1,
+                episode_id=f"e{index}",
+                env_t=0,
+                source=(0, index),
+                weights_seq_no=0,
+            )
+        )
+    return made
+
+
+def rows(rng: np.random.Generator, space: gym.Space, length: int, present: np.ndarray) -> np.ndarray:
+    if isinstance(space, gym.spaces.Discrete):
+        values = rng.integers(space.n, size=length)
+    else:
+        values = rng.normal(size=(length, *(space.shape or ()))).astype(np.float32)
+    values[~present] = 0
+    return values
+
+
+def trained(num_learners: int, updates: int, learner_class: type = Float64Learner, **training: Any) -> Any:
+    algo = config(num_learners, learner_class, **training).build_algo()
+    results = None
+    for update in range(updates):
+        data = JointTrainingData(episodes=in_batch_order(fragments(update)))  # type: ignore[arg-type]
+        results = algo.learner_group.update(
+            training_data=data, timesteps={"num_env_steps_sampled_lifetime": 109 * update}
+        )
+    every = algo.learner_group.foreach_learner(lambda learner: weights(learner))
+    algo.stop()
+    return [answer.get() for answer in every], results
+
+
+def weights(learner: Any) -> dict[str, np.ndarray]:
+    return {
+        f"{name}/{key}": value.detach().cpu().numpy().copy()
+        for name, module in learner.module.items()
+        for key, value in module.state_dict().items()
+    }
+
+
+def distance(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    assert a.keys() == b.keys()
+    return max(float(np.abs(a[key] - b[key]).max()) for key in a)
+
+
+@pytest.fixture(scope="module")
+def one(ray_cluster: Any) -> Any:
+    return trained(0, updates=5)
+
+
+def test_two_learners_equal_one_in_float64(one: Any) -> None:
+    (alone,), _ = one
+    both, _ = trained(2, updates=5)
+    assert len(both) == 2
+    assert distance(both[0], both[1]) == 0.0, "ranks must agree bit for bit"
+    assert distance(both[0], alone) < 1e-9
+    start, _ = trained(0, updates=0)
+    assert distance(alone, start[0]) > 1e-2, "the updates must have moved the weights"
+
+
+def test_a_remote_learner_equals_the_local_one(one: Any) -> None:
+    (alone,), _ = one
+    (remote,), _ = trained(1, updates=5)
+    assert distance(remote, alone) < 1e-12
+
+
+class LonelyLearner(Float64Learner):
+    """Control: every learner believes that it is alone."""
+
+    def _update(self, batch: dict[str, Any], **kwargs: Any) -> Any:
+        from unittest import mock
+
+        import rllib_haml.learners.on_policy as on_policy
+
+        with mock.patch.object(on_policy, "all_reduce", lambda tensor: tensor):
+            return super()._update(batch, **kwargs)
+
+
+def test_control_learners_that_do_not_talk_disagree(one: Any) -> None:
+    (alone,), _ = one
+    both, _ = trained(
+        2, updates=1, learner_class=LonelyLearner, minibatch_size=None, critic_minibatch_size=None
+    )
+    assert distance(both[0], both[1]) > 1e-4
+    del alone
+
+
+def test_a_seedless_run_agrees_on_its_weights_and_order(ray_cluster: Any) -> None:
+    algo = config(2, OnPolicyTeamLearner).debugging(seed=None).build_algo()
+    algo.train()
+    first, second = (a.get() for a in algo.learner_group.foreach_learner(lambda learner: weights(learner)))
+    assert distance(first, second) == 0.0
+    algo.stop()
