@@ -42,7 +42,7 @@ def gae(
         raise ValueError(f"gae expects tensors of one shape (T, B), got {sorted(shapes)}.")
     delta = reward + gamma * torch.where(terminated, 0, next_value) - value
     advantage = torch.empty_like(delta)
-    following = torch.zeros_like(delta[0])
+    following = delta.new_zeros(delta.shape[1])
     for t in reversed(range(len(delta))):
         following = delta[t] + gamma * lambda_ * torch.where(ended[t], 0, following)
         advantage[t] = following

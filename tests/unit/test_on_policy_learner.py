@@ -1,0 +1,313 @@
+"""The on-policy update, piece by piece, against float64 loops; no Ray process is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_envs import ScriptedMultiAgentEnv
+from fragments import make_fragment
+from ray.tune.registry import register_env
+from torch import Tensor
+
+from rllib_haml import HAPPOConfig
+from rllib_haml.haml import Evaluation, JointRows
+from rllib_haml.learners import diagnostics, on_policy
+from rllib_haml.learners.batch import JointBatch, JointBatchConnector
+from rllib_haml.learners.on_policy import OnPolicyTeamLearner, value_loss
+from rllib_haml.sampling.fragment import JointFragment, in_batch_order
+
+GAMMA, LAMBDA = 0.9, 0.8
+LENGTHS = (5, 1, 8, 3)
+
+
+def make_learner(**training: Any) -> Any:
+    register_env("scripted_learner", lambda env_config: ScriptedMultiAgentEnv(equal_rewards=True))
+    settings: dict[str, Any] = {
+        "gamma": GAMMA,
+        "lambda_": LAMBDA,
+        "num_epochs": 2,
+        "critic_num_epochs": 2,
+        "minibatch_size": 7,
+        "critic_minibatch_size": 7,
+        "lr": 1e-2,
+        "critic_lr": 1e-2,
+    }
+    policies_to_train = training.pop("policies_to_train", None)
+    config = (
+        HAPPOConfig()
+        .environment("scripted_learner")
+        .training(**settings | training)
+        .rl_module(model_config={"fcnet_hiddens": [8]})
+        .debugging(seed=1)
+    )
+    if policies_to_train is not None:
+        config.multi_agent(policies_to_train=policies_to_train)
+    config.validate()
+    torch.manual_seed(0)
+    return config.build_learner()
+
+
+@pytest.fixture(scope="module")
+def learner() -> Any:
+    return make_learner()
+
+
+def fragments(team: Any, present: float = 0.8) -> list[JointFragment]:
+    """The first ends in a terminal state, the second by a time limit; the others are cut."""
+    return in_batch_order(
+        [
+            make_fragment(
+                n, i, team=team, present=present, source=(0, i), terminated=i == 0, truncated=i == 1
+            )
+            for i, n in enumerate(LENGTHS)
+        ]
+    )
+
+
+def columns_of(learner: Any, made: list[JointFragment]) -> dict[str, Any]:
+    connector = JointBatchConnector(learner.config.team, "shared", "cpu", "arena")
+    return connector(rl_module=None, batch={}, episodes=made)
+
+
+def naive_advantages(
+    made: list[JointFragment], values: np.ndarray, terminal: Callable[[JointFragment], bool]
+) -> list[float]:
+    """Σ_l (γλ)^l δ_{t+l} per fragment, as a double loop; `values` of its T rows and the one after them."""
+    found, start = [], 0
+    for f in made:
+        value = values[start : start + len(f) + 1]
+        start += len(f) + 1
+        for t in range(len(f)):
+            total = 0.0
+            for later in range(t, len(f)):
+                follows = 0.0 if terminal(f) and later == len(f) - 1 else value[later + 1]
+                delta = f.reward[later, 0] + GAMMA * follows - value[later]
+                total += (GAMMA * LAMBDA) ** (later - t) * delta
+            found.append(total)
+    return found
+
+
+def test_advantages_are_the_teams_gae(learner: Any) -> None:
+    """Deaths cut nothing; a terminal state is worth 0; after a time limit or a cut the value goes on."""
+    critic = learner.module["critic"]
+    critic.value_norm.update(torch.tensor([-3.0, 9.0]))
+    made = fragments(learner.config.team)
+    joint = JointBatch.of(columns_of(learner, made))
+    with torch.no_grad():
+        normalised = critic.normalised_values(joint.states).double().numpy()
+    values = normalised * 6.0 + 3.0
+    before, advantage = learner._estimate_advantages(joint)
+    np.testing.assert_allclose(before, normalised[~joint.last.numpy()], rtol=1e-5)
+    np.testing.assert_allclose(
+        advantage, naive_advantages(made, values, lambda f: f.terminated), rtol=1e-4, atol=1e-4
+    )
+    for wrong in (lambda f: f.terminated or f.truncated, lambda f: False, lambda f: True):
+        other = np.array(naive_advantages(made, values, wrong))
+        assert np.abs(advantage.numpy() - other).max() > 0.1, "control: a wrong end must show"
+
+
+def test_a_learner_without_rows_has_no_advantages(learner: Any) -> None:
+    before, advantage = learner._estimate_advantages(JointBatch.of(columns_of(learner, [])))
+    assert before.shape == advantage.shape == (0,)
+
+
+def test_advantages_are_normalised_over_rows_in_which_anyone_acted(learner: Any) -> None:
+    advantage = torch.randn(50) * 3 + 5
+    counted = torch.rand(50) < 0.5
+    advantage[~counted] = 1e4
+    got = learner._normalise(advantage, counted, JointRows.whole(50))
+    rows = advantage[counted].double().numpy()
+    expected = (advantage.double().numpy() - rows.mean()) / (rows.std() + 1e-5)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    assert abs(got.mean().item()) > 1, "control: over all rows it is not centred"
+
+
+@pytest.mark.parametrize("clip", [None, 0.2, 1.5])
+@pytest.mark.parametrize("delta", [None, 0.3, 10.0])
+def test_the_value_loss(clip: float | None, delta: float | None) -> None:
+    rng = np.random.default_rng(0)
+    value, before, target = rng.normal(size=(3, 200))
+
+    def error(v: float, goal: float) -> float:
+        off = abs(v - goal)
+        return off**2 / 2 if delta is None or off <= delta else delta * (off - delta / 2)
+
+    expected = []
+    for v, old, goal in zip(value, before, target, strict=True):
+        near = v if clip is None else min(max(v, old - clip), old + clip)
+        expected.append(max(error(v, goal), error(near, goal)))
+    got = value_loss(*map(torch.as_tensor, (value, before, target)), clip, delta)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+    if clip == 0.2:
+        plain = value_loss(*map(torch.as_tensor, (value, before, target)), None, delta)
+        assert (got >= plain).all()
+        assert (got > plain + 1e-3).any(), "control: the clip matters"
+
+
+def test_value_targets_enter_the_normaliser_where_anyone_acted() -> None:
+    learner = make_learner(critic_num_epochs=0)
+    made = fragments(learner.config.team, present=0.3)
+    joint = JointBatch.of(columns_of(learner, made))
+    assert not joint.any_active.all()
+    before, advantage = learner._estimate_advantages(joint)
+    learner._fit_critic(joint, before, advantage, JointRows.whole(len(joint.row)))
+    scale = 0.1  # root of the variance floor: the unit of values before the first update
+    returns = (advantage + scale * before)[joint.any_active].double().numpy()
+    mean, variance = learner.module["critic"].value_norm.mean_var()
+    np.testing.assert_allclose(mean, returns.mean(), rtol=1e-5)
+    np.testing.assert_allclose(variance, returns.var(), rtol=1e-4)
+
+
+def weights(learner: Any) -> dict[str, Tensor]:
+    return {
+        f"{name}/{key}": value.detach().clone()
+        for name, module in learner.module.items()
+        for key, value in module.state_dict().items()
+    }
+
+
+def moved(learner: Any, before: dict[str, Tensor]) -> set[str]:
+    return {
+        key.split("/")[0] for key, value in weights(learner).items() if not torch.equal(value, before[key])
+    }
+
+
+def test_an_update_moves_the_trained_policies_and_the_critic() -> None:
+    for to_train, expected in ((None, {"scout", "carrier", "anchor"}), (["carrier"], {"carrier"})):
+        learner = make_learner(policies_to_train=to_train)
+        before = weights(learner)
+        learner._update(columns_of(learner, fragments(learner.config.team)))
+        assert moved(learner, before) == expected | {"critic"}
+
+
+def test_policies_move_in_the_configured_order() -> None:
+    names = ["anchor", "scout", "carrier"]
+    learner = make_learner(order=names)
+    learner._update(columns_of(learner, fragments(learner.config.team)))
+    places = {name: learner.metrics.peek((name, "order")) for name in names}
+    assert places == {"anchor": 0, "scout": 1, "carrier": 2}
+
+
+@pytest.fixture
+def two_ranks(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], Callable[[bool], None]]:
+    """Records what rank 0's collectives give, then replays it to rank 1, which has no rows."""
+    log: list[Tensor] = []
+    replaying = False
+
+    def collective(tensor: Tensor) -> Tensor:
+        if not replaying:
+            log.append(tensor.detach().clone())
+            return tensor
+        shared = log.pop(0)
+        assert shared.shape == tensor.shape
+        with torch.no_grad():
+            return tensor.copy_(shared)
+
+    def summed(tensor: Tensor) -> Tensor:
+        if replaying:
+            assert not tensor.any(), "a rank without rows adds nothing"
+        return collective(tensor)
+
+    monkeypatch.setattr(on_policy, "all_reduce", summed)
+    monkeypatch.setattr(diagnostics, "_maximum", collective)
+
+    def replay(value: bool) -> None:
+        nonlocal replaying
+        replaying = value
+
+    return log, replay
+
+
+def test_a_rank_without_rows_joins_every_collective_and_ends_with_equal_weights(two_ranks: Any) -> None:
+    log, replay = two_ranks
+    first, second = make_learner(entropy_coeff=0.01), make_learner(entropy_coeff=0.01)
+    start = weights(first)
+    first._update(columns_of(first, fragments(first.config.team)))
+    calls = len(log)
+    assert calls > 20
+    replay(True)
+    second._update(columns_of(second, []))
+    assert log == [], "both ranks issue the same collectives"
+    for key, value in weights(first).items():
+        assert torch.equal(value, weights(second)[key]), key
+    assert moved(first, start) == {"scout", "carrier", "anchor", "critic"}
+
+
+# Diagnostics.
+
+K, R = 2, 30
+
+
+def evaluations() -> tuple[Evaluation, Evaluation, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    draw = [torch.randn(K, R, generator=generator) for _ in range(4)]
+    active = torch.rand(K, R, generator=generator) < 0.7
+    before = Evaluation(draw[0], draw[1].abs())
+    return before, Evaluation(draw[0] + 0.3 * draw[2], draw[3].abs()), active
+
+
+def test_figures_of_a_move() -> None:
+    before, after, active = evaluations()
+    got = diagnostics.of_move(before, after, active, JointRows.whole(R), clip_param=0.2)
+    entropy, kl, clipped = [], [], []
+    for k in range(K):
+        for r in range(R):
+            if active[k, r]:
+                change = float(after.log_prob[k, r]) - float(before.log_prob[k, r])
+                entropy.append(float(after.entropy[k, r]))
+                kl.append(np.exp(change) - 1 - change)
+                clipped.append(abs(np.exp(change) - 1) > 0.2)
+    expected = {"entropy": np.mean(entropy), "mean_kl": np.mean(kl), "clip_fraction": np.mean(clipped)}
+    assert {k: float(v) for k, v in got.items()} == pytest.approx(expected, rel=1e-5)
+    everyone = diagnostics.of_move(before, after, torch.ones_like(active), JointRows.whole(R), 0.2)
+    assert float(everyone["entropy"]) != pytest.approx(expected["entropy"], rel=1e-5), "control: absent rows"
+
+
+def test_figures_of_the_compound_ratio() -> None:
+    log_factor = evaluations()[0].log_prob[0]
+    got = diagnostics.of_factor(log_factor, JointRows.whole(R))
+    ratios = [np.exp(float(x)) for x in log_factor]
+    expected = {
+        "compound_ratio_mean": np.mean(ratios),
+        "compound_ratio_min": min(ratios),
+        "compound_ratio_max": max(ratios),
+    }
+    assert {k: float(v) for k, v in got.items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_behaviour_gap_is_the_largest_among_active_rows() -> None:
+    before, after, active = evaluations()
+    gaps = (before.log_prob - after.log_prob).abs()
+    active[:] = True
+    worst = int(gaps.argmax())
+    assert float(diagnostics.behaviour_gap(before, after.log_prob, active)) == pytest.approx(
+        gaps.max().item()
+    )
+    active.view(-1)[worst] = False
+    rest = max(float(g) for i, g in enumerate(gaps.flatten()) if i != worst)
+    assert float(diagnostics.behaviour_gap(before, after.log_prob, active)) == pytest.approx(rest)
+
+
+def test_explained_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target, noise = torch.randn(R, generator=generator), torch.randn(R, generator=generator)
+    counted = torch.rand(R, generator=generator) < 0.6
+    rows = JointRows.whole(R)
+
+    def explained(value: Tensor) -> float:
+        return float(diagnostics.explained_variance(target, value, counted, rows))
+
+    value = target + 0.5 * noise
+    y, residual = (x[counted].double().numpy() for x in (target, target - value))
+    assert explained(value) == pytest.approx(1 - residual.var() / y.var(), rel=1e-4)
+    assert explained(target) == pytest.approx(1)
+    assert explained(torch.full((R,), 3.0)) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_learners_objective_is_the_sweeps() -> None:
+    with pytest.raises(NotImplementedError, match="_update"):
+        OnPolicyTeamLearner.compute_loss_for_module(object())  # pyright: ignore[reportArgumentType]
