@@ -16,7 +16,8 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 import rllib_haml
 from rllib_haml.algorithms.haml_config import HAMLConfig
 from rllib_haml.cli.logs import silence_ray
-from rllib_haml.cli.render import Recorder, recording
+from rllib_haml.cli.render import Recorder, recording, refusal
+from rllib_haml.config.errors import ConfigError, Problem
 from rllib_haml.config.names import check_environment
 from rllib_haml.sampling.from_episodes import as_fragments
 from rllib_haml.sampling.metrics import rewards_of
@@ -51,11 +52,21 @@ def play(
     if not verbosity:
         silence_ray()
     try:
-        algorithm = Algorithm.from_checkpoint(str(checkpoint), config=config)
+        algorithm = _build(checkpoint, config, bool(recorder))
         yield from _episodes(algorithm, num_episodes, recorder)
         algorithm.stop()
     finally:
         ray.shutdown()
+
+
+def _build(checkpoint: Path, config: AlgorithmConfig, rendering: bool) -> Algorithm:
+    try:
+        return Algorithm.from_checkpoint(str(checkpoint), config=config)
+    except Exception as error:
+        if rendering:
+            # Graphics that are not installed show when the environment is made.
+            raise refusal(f"the environment cannot be made for rendering: {error!r}.") from error
+        raise
 
 
 def _episodes(algorithm: Algorithm, num_episodes: int, recorder: Recorder | None) -> Iterator[Episode]:
@@ -78,7 +89,11 @@ def _outcome(samples: list[Any], config: Any) -> Episode:
 
 def _config_for_playing(checkpoint: Path) -> AlgorithmConfig:
     """The checkpoint's config, shrunk to one environment in this process and to no learner GPU."""
-    made_of = pickle.loads((checkpoint / "class_and_ctor_args.pkl").read_bytes())
+    try:
+        made_of = pickle.loads((checkpoint / "class_and_ctor_args.pkl").read_bytes())
+    except (pickle.UnpicklingError, AttributeError, ImportError, EOFError) as error:
+        text = f"cannot be read: {error}. Is it whole, and is all the code here that made it?"
+        raise ConfigError([Problem("rllib evaluate", str(checkpoint), text)]) from error
     [given], _ = made_of["ctor_args_and_kwargs"]
     if isinstance(given, AlgorithmConfig):
         config = given.copy(copy_frozen=False)

@@ -29,9 +29,9 @@ class RecordFrames(RLlibCallback):
         try:
             frame = env.envs[0].render()
         except Exception as error:
-            raise _refusal(f"the environment cannot be rendered: {error!r}.") from error
+            raise refusal(f"the environment cannot be rendered: {error!r}.") from error
         if not isinstance(frame, np.ndarray):
-            raise _refusal(f"the environment renders {type(frame).__name__}, not an RGB array.")
+            raise refusal(f"the environment renders {type(frame).__name__}, not an RGB array.")
         _frames.append(np.asarray(frame, dtype=np.uint8))
 
 
@@ -59,12 +59,13 @@ def recording(config: AlgorithmConfig, directory: Path) -> Recorder:
         ConfigError: Pillow is not installed.
     """
     if find_spec("PIL") is None:
-        raise _refusal("needs Pillow to write GIFs. Type: pip install pillow")
+        raise refusal("needs Pillow to write GIFs. Type: pip install pillow")
     # Callbacks on steps make this package's algorithms use RLlib's sampler, which knows its envs.
     config.callbacks(RecordFrames)
     config.environment(env_config={"render_mode": "rgb_array"})
     return Recorder(directory)
 
 
-def _refusal(text: str) -> ConfigError:
+def refusal(text: str) -> ConfigError:
+    """An error that says why nothing can be rendered."""
     return ConfigError([Problem("rllib evaluate", "--render", text)])

@@ -139,7 +139,8 @@ class _AgentRows:
     def logp(self) -> np.ndarray:
         values = [] if self._agent is None else self._agent.get_extra_model_outputs(Columns.ACTION_LOGP)
         out = np.zeros(self.length, np.float32)
-        out[self._rows] = values
+        # Without exploration RLlib's distribution is a point, whose logp has one 0 per action component.
+        out[self._rows] = np.sum(values, axis=tuple(range(1, np.ndim(values))))
         return out
 
     def reward(self) -> np.ndarray:
