@@ -12,13 +12,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.typing import StateDict
 
+from rllib_haml.envs.registry import resolve_env
 from rllib_haml.modules.team import TeamAction, TeamModule
 from rllib_haml.sampling.actions import to_env_action
 from rllib_haml.sampling.finite import check_finite
@@ -65,12 +65,12 @@ class JointEnvRunner(MultiAgentEnvRunner):
     def make_env(self) -> None:
         if self.env is not None:
             self.env.close()
-        _, creator = Algorithm._get_env_id_and_creator(self.config.env, self.config)
         context = EnvContext(
             self.config.env_config,
             worker_index=self.worker_index,
             num_workers=self.config.num_env_runners,
         )
+        creator = resolve_env(self.config.env)
         env = make_vector_team_env(partial(creator, context), self.config.num_envs_per_env_runner)
         self.env, self.num_envs = TeamVectorView(env), env.num_envs
         team = self._team = Team.of(env, self.config.policy_mapping_fn)
