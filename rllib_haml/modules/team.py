@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +12,10 @@ import tree
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from rllib_haml.modules.actor import ACTION_MASK, Actor
-from rllib_haml.modules.encoders import flatten_rows
-from rllib_haml.modules.heads import MASKED_LOGIT, GaussianHead
+from rllib_haml.modules.stacked import StackedActors, architecture
 
 AgentID = Hashable
 ModuleID = str
@@ -34,51 +32,6 @@ class TeamAction:
 
     actions: dict[AgentID, Any]
     logp: dict[AgentID, np.ndarray]
-
-
-class StackedActors:
-    """G actors of one architecture as a single batched network.
-
-    Holds a copy of their weights: make a new one when these change.
-
-    Args:
-        agents: Whose actors these are, one for each.
-        actors: G modules with equal architectures and action spaces.
-    """
-
-    def __init__(self, agents: list[AgentID], actors: list[Actor]):
-        self.agents, self.space = agents, actors[0].observation_space
-        self.layers = [_stack(layers) for layers in zip(*(a.network for a in actors), strict=True)]
-        self.log_std: Tensor | None = None
-        if isinstance(actors[0].head, GaussianHead):
-            scales = [actor.head.log_scale() for actor in actors if isinstance(actor.head, GaussianHead)]
-            self.log_std = torch.stack(scales)[:, None]
-            self.std = self.log_std.exp()
-            self.norm = 0.5 * math.log(2 * math.pi) + self.log_std
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """(G, E, in) flattened observations → (G, E, out) means or logits."""
-        for layer in self.layers:
-            obs = layer(obs)
-        return obs
-
-    def act(self, obs: Tensor, mask: Tensor | None, generator: torch.Generator | None):
-        """Actions (G, E, ...) and their log-probabilities (G, E); the modes if there is no generator."""
-        out = self.forward(obs)
-        if self.log_std is not None:
-            if generator is None:
-                return out, (-self.norm).sum(-1).expand(out.shape[:-1])
-            noise = torch.randn(out.shape, generator=generator, device=out.device, dtype=out.dtype)
-            return out + self.std * noise, (-0.5 * noise.square() - self.norm).sum(-1)
-        if mask is not None:
-            out = out.masked_fill(~mask, MASKED_LOGIT)
-        logp = out.log_softmax(-1)
-        if generator is None:
-            action = logp.argmax(-1)
-        else:
-            choices = logp.exp().flatten(0, 1)
-            action = torch.multinomial(choices, 1, generator=generator).view(logp.shape[:-1])
-        return action, logp.gather(-1, action[..., None]).squeeze(-1)
 
 
 class TeamModule(MultiRLModule):
@@ -100,14 +53,14 @@ class TeamModule(MultiRLModule):
         for agent, module_id in module_of.items():
             module = self[module_id].unwrapped()
             if type(module) is Actor:
-                groups.setdefault(_architecture(module), []).append(agent)
+                groups.setdefault(architecture(module), []).append(agent)
             else:
                 self._alone.append(agent)
         with torch.no_grad():
-            self._stacks = [
-                StackedActors(agents, [self[module_of[a]].unwrapped() for a in agents])  # type: ignore
-                for agents in groups.values()
-            ]
+            self._stacks = [StackedActors(agents, self._actors(agents)) for agents in groups.values()]
+
+    def _actors(self, agents: list[AgentID]) -> list[Any]:
+        return [self[self._module_of[agent]].unwrapped() for agent in agents]
 
     @torch.inference_mode()
     def act(
@@ -129,13 +82,8 @@ class TeamModule(MultiRLModule):
         """
         result = TeamAction({}, {})
         for stack in self._stacks:
-            rows = torch.stack([_flat(stack.space, obs[a], generator.device) for a in stack.agents])
-            mask = None
-            given = {a: _tensor(action_mask[a], generator.device) for a in stack.agents if a in action_mask}
-            if given:
-                free = torch.ones_like(next(iter(given.values())))
-                mask = torch.stack([given.get(a, free) for a in stack.agents])
-            actions, logp = stack.act(rows, mask, generator if explore else None)
+            rows, masks = stack.gather(obs), stack.gather_masks(action_mask)
+            actions, logp = stack.act(rows, masks, generator if explore else None)
             actions, logp = actions.cpu().numpy(), logp.cpu().numpy()
             for g, agent in enumerate(stack.agents):
                 result.actions[agent], result.logp[agent] = actions[g], logp[g]
@@ -169,34 +117,12 @@ def _act_alone(module: RLModule, batch: dict[str, Any], explore: bool) -> tuple[
         logp = distribution.logp(actions)
     else:
         raise ValueError(f"{type(module).__name__} returned `actions` without `action_logp`.")
-    return tree.map_structure(lambda x: x.cpu().numpy(), actions), logp.cpu().numpy()
+    return tree.map_structure(_array, actions), _array(logp)
 
 
-def _architecture(actor: Actor) -> Any:
-    shapes = tuple((name, tuple(p.shape)) for name, p in actor.named_parameters())
-    kinds = tuple(type(layer) for layer in actor.network)
-    masked = ACTION_MASK in getattr(actor.observation_space, "spaces", {})
-    return type(actor.head), kinds, shapes, str(actor.observation_space), masked
+def _array(x: Any) -> np.ndarray:
+    return x.cpu().numpy()
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
     return torch.as_tensor(array).to(device)
-
-
-def _flat(space: Any, obs: Any, device: torch.device) -> Tensor:
-    return flatten_rows(space, tree.map_structure(lambda x: _tensor(x, device), obs))
-
-
-def _stack(layers: tuple[nn.Module, ...]):
-    """One function (G, E, in) → (G, E, out) for G layers of the same kind."""
-    first = layers[0]
-    if isinstance(first, nn.Linear):
-        weight = torch.stack([layer.weight.detach().T for layer in layers]).contiguous()  # type: ignore
-        bias = torch.stack([layer.bias.detach() for layer in layers])[:, None]  # type: ignore
-        return lambda x: torch.baddbmm(bias, x, weight)
-    if isinstance(first, nn.LayerNorm):
-        scale = torch.stack([layer.weight.detach() for layer in layers])[:, None]  # type: ignore
-        shift = torch.stack([layer.bias.detach() for layer in layers])[:, None]  # type: ignore
-        shape, eps = first.normalized_shape, first.eps
-        return lambda x: torch.addcmul(shift, nn.functional.layer_norm(x, shape, eps=eps), scale)
-    return first

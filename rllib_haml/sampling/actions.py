@@ -22,12 +22,25 @@ def to_env_action(space: gym.Space, *, normalize: bool, clip: bool) -> Callable[
     if isinstance(space, gym.spaces.Box) and space.dtype in (np.float32, np.float64) and normalize:
         if not (space.bounded_below.all() and space.bounded_above.all()):
             return lambda action: action
-        low, high = space.low, space.high
-        half = (high - low) / 2.0
-        return lambda action: np.minimum(np.maximum(low + (action + 1.0) * half, low), high)
+        return _Unsquash(space)
     if isinstance(space, gym.spaces.Discrete):
         return lambda action: action
     struct = get_base_struct_from_space(space)
     if normalize:
         return lambda action: unsquash_action(action, struct)
     return lambda action: clip_action(action, struct)
+
+
+class _Unsquash:
+    """[-1, 1] → [low, high], clipped there; one temporary array."""
+
+    def __init__(self, space: gym.spaces.Box):
+        self._low, self._high = space.low, space.high
+        self._half = (space.high - space.low) / 2.0
+
+    def __call__(self, action: np.ndarray) -> np.ndarray:
+        out = action + 1.0
+        out *= self._half
+        out += self._low
+        np.maximum(out, self._low, out=out)
+        return np.minimum(out, self._high, out=out)

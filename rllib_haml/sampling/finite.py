@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,21 +32,29 @@ def check_finite(
     Raises:
         EnvironmentFault: It names agent, sub-environment, step and entry.
     """
-    if not np.isfinite(step.reward).all():
+    if not _all_finite(step.reward):
         row, column = (int(i) for i in np.argwhere(~np.isfinite(step.reward))[0])
         cause = f"the reward is {step.reward[row, column]}"
         raise _fault(cause, row, episode_steps, environment, agents[column])
     for agent in agents:
         obs = step.obs[agent]
         if isinstance(obs, np.ndarray):
-            if obs.dtype.kind == "f" and not np.isfinite(obs).all():
+            if not _all_finite(obs):
                 raise _entry_fault("observation", obs, (), episode_steps, environment, agent)
             continue
         for path, leaf in tree.flatten_with_path(obs):
-            if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+            if not _all_finite(leaf):
                 raise _entry_fault("observation", leaf, path, episode_steps, environment, agent)
-    if step.state is not None and not np.isfinite(step.state).all():
+    if step.state is not None and not _all_finite(step.state):
         raise _entry_fault("state", step.state, (), episode_steps, environment, None)
+
+
+def _all_finite(array: np.ndarray) -> bool:
+    """Integers always are. A sum of squares is finite only if all numbers are, and is quick to get."""
+    if array.dtype.kind != "f":
+        return True
+    flat = array.ravel()
+    return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(array).all())
 
 
 def _entry_fault(

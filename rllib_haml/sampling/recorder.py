@@ -29,12 +29,12 @@ class Recorder:
             return lambda x: np.empty((rows, *x.shape), x.dtype)
 
         self.t = 0
-        self.obs = tree.map_structure(buffer(length + 1), first.obs)
+        self.obs: Any = tree.map_structure(buffer(length + 1), first.obs)
         self.mask = {agent: buffer(length + 1)(mask) for agent, mask in first.action_mask.items()}
         self.active = buffer(length + 1)(first.active)
         self.state = None if first.state is None else buffer(length + 1)(first.state)
-        self.actions = tree.map_structure(buffer(length), action.actions)
-        self.logp = tree.map_structure(buffer(length), action.logp)
+        self.actions: Any = tree.map_structure(buffer(length), action.actions)
+        self.logp = {agent: buffer(length)(logp) for agent, logp in action.logp.items()}
         self.rewards = buffer(length)(first.reward)
         self.starts = np.zeros(len(first.active), dtype=int)
         self._seen = _leaves(self.obs, self.mask)
@@ -51,8 +51,10 @@ class Recorder:
 
     def _add_masks(self, masks: dict[AgentID, np.ndarray]) -> None:
         """Makes room for masks that an environment gives for the first time; before, all was allowed."""
-        for agent in masks.keys() - self.mask.keys():
-            self.mask[agent] = np.ones((len(self.active), *masks[agent].shape), bool)
+        for agent, mask in masks.items():
+            if agent not in self.mask:
+                self.mask[agent] = np.ones((len(self.active), *mask.shape), bool)
+        self.mask = {agent: self.mask[agent] for agent in masks}  # its leaves in the order of theirs
         self._seen = _leaves(self.obs, self.mask)
 
     def act(self, action: TeamAction) -> None:
@@ -105,5 +107,13 @@ class Recorder:
         )
 
 
-def _leaves(*trees: Any) -> list[np.ndarray]:
-    return [leaf for value in trees for leaf in tree.flatten(value)]
+def _leaves(*branches: dict[AgentID, Any]) -> list[np.ndarray]:
+    """All arrays, agent by agent; most agents have one, which spares the walk through a tree."""
+    leaves: list[np.ndarray] = []
+    for branch in branches:
+        for value in branch.values():
+            if isinstance(value, np.ndarray):
+                leaves.append(value)
+            else:
+                leaves += tree.flatten(value)
+    return leaves

@@ -1,0 +1,135 @@
+"""Several actors of one architecture as a single batched network: one forward pass for all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import tree
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from rllib_haml.modules.actor import ACTION_MASK, Actor
+from rllib_haml.modules.encoders import flatten_rows
+from rllib_haml.modules.heads import MASKED_LOGIT, GaussianHead
+
+AgentID = Hashable
+Layer = Callable[[Tensor], Tensor]
+
+
+class StackedActors:
+    """G agents' actors as one network on (G, E, ...) tensors.
+
+    Holds a copy of their weights: make a new one when these change.
+
+    Args:
+        agents: Whose actors these are, one for each.
+        actors: G modules with equal `architecture` and action spaces.
+    """
+
+    def __init__(self, agents: Sequence[AgentID], actors: Sequence[Actor]):
+        first = actors[0]
+        self.agents, self._space = tuple(agents), first.observation_space
+        self._layers = stack_layers([actor.network for actor in actors])
+        self._device = next(first.parameters()).device
+        # The common case spares a walk through the space.
+        self._plain = isinstance(self._space, spaces.Box) and len(self._space.shape) == 1
+        self._std: Tensor | None = None
+        if isinstance(first.head, GaussianHead):
+            log_std = torch.stack([a.head.log_scale() for a in actors if isinstance(a.head, GaussianHead)])
+            self._std = log_std.exp()[:, None]
+            # log-density at the mean, (G, 1)
+            self._peak = -(log_std + 0.5 * math.log(2 * math.pi)).sum(-1, keepdim=True)
+
+    def gather(self, obs: Mapping[AgentID, Any]) -> Tensor:
+        """Each agent's tree of arrays (E, ...), flattened: (G, E, in)."""
+        if self._plain:
+            return torch.from_numpy(np.stack([obs[a] for a in self.agents])).to(self._device)
+        on_device = [tree.map_structure(self._tensor, obs[a]) for a in self.agents]
+        return torch.stack([flatten_rows(self._space, rows) for rows in on_device])
+
+    def gather_masks(self, masks: Mapping[AgentID, np.ndarray]) -> Tensor | None:
+        """(G, E, n) bool, all True for an agent without a mask; None if no agent has one."""
+        given = {a: self._tensor(masks[a]) for a in self.agents if a in masks}
+        if not given:
+            return None
+        free = torch.ones_like(next(iter(given.values())))
+        return torch.stack([given.get(a, free) for a in self.agents])
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """(G, E, in) flattened observations → (G, E, out) means or logits."""
+        for layer in self._layers:
+            obs = layer(obs)
+        return obs
+
+    def act(
+        self, obs: Tensor, mask: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Actions (G, E, ...) and their log-probabilities (G, E); the modes if there is no generator."""
+        out = self.forward(obs)
+        if self._std is not None:
+            if generator is None:
+                return out, self._peak.expand(out.shape[:-1])
+            noise = torch.randn(out.shape, generator=generator, device=out.device, dtype=out.dtype)
+            logp = torch.add(self._peak, noise.square().sum(-1), alpha=-0.5)
+            return torch.addcmul(out, self._std, noise), logp
+        if mask is not None:
+            out = out.masked_fill(~mask, MASKED_LOGIT)
+        logp = out.log_softmax(-1)
+        if generator is None:
+            action = logp.argmax(-1)
+        else:
+            choices = logp.exp().flatten(0, 1)
+            action = torch.multinomial(choices, 1, generator=generator).view(logp.shape[:-1])
+        return action, logp.gather(-1, action[..., None]).squeeze(-1)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array).to(self._device)
+
+
+def architecture(actor: Actor) -> Hashable:
+    """Equal for actors that can be stacked."""
+    shapes = tuple((name, tuple(p.shape)) for name, p in actor.named_parameters())
+    kinds = tuple(type(layer) for layer in actor.network)
+    masked = ACTION_MASK in getattr(actor.observation_space, "spaces", {})
+    return type(actor.head), kinds, shapes, str(actor.observation_space), masked
+
+
+def stack_layers(networks: Sequence[nn.Sequential]) -> list[Layer]:
+    """Functions (G, E, in) → (G, E, out) for networks of `encoders.mlp`.
+
+    A LayerNorm's scale and shift are folded into the linear layer that follows it.
+    """
+    stacked: list[Layer] = []
+    scale = shift = None
+    for layers in zip(*networks, strict=True):
+        first = layers[0]
+        if isinstance(first, nn.LayerNorm):
+            scale, shift = _of(layers, "weight"), _of(layers, "bias")
+            stacked.append(_normalise(first))
+        elif isinstance(first, nn.Linear):
+            weight, bias = _of(layers, "weight"), _of(layers, "bias")[:, None]
+            if scale is not None and shift is not None:
+                bias = bias + shift[:, None] @ weight.mT
+                weight = weight * scale[:, None]
+                scale = shift = None
+            stacked.append(_linear(weight.mT.contiguous(), bias))
+        else:
+            stacked.append(torch.relu_ if isinstance(first, nn.ReLU) else first)
+    return stacked
+
+
+def _of(layers: Sequence[nn.Module], name: str) -> Tensor:
+    return torch.stack([getattr(layer, name).detach() for layer in layers])
+
+
+def _normalise(layer: nn.LayerNorm) -> Layer:
+    shape, eps = layer.normalized_shape, layer.eps
+    return lambda x: nn.functional.layer_norm(x, shape, eps=eps)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> Layer:
+    return lambda x: torch.baddbmm(bias, x, weight)
