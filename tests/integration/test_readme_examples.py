@@ -1,0 +1,26 @@
+"""The README's environment and its Python example run as they are printed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def test_the_readmes_python_runs(
+    ray_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment, training = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "meeting.py").write_text(environment)
+    monkeypatch.syspath_prepend(tmp_path)
+    capsys.readouterr()
+    exec(compile(training, "README.md", "exec"), {})
+    returns = [float(line) for line in capsys.readouterr().out.split() if re.fullmatch(r"-?\d+\.\d+", line)]
+    assert len(returns) == 5
+    assert np.isfinite(returns).all()
+    assert returns[-1] > returns[0], "random walkers meet seldom; five updates must show"
