@@ -36,7 +36,8 @@ class StackedActors:
         self._layers = stack_layers([actor.network for actor in actors])
         self._device = next(first.parameters()).device
         # The common case spares a walk through the space.
-        self._plain = isinstance(self._space, spaces.Box) and len(self._space.shape) == 1
+        space = self._space
+        self._plain = isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
         self._std: Tensor | None = None
         if isinstance(first.head, GaussianHead):
             log_std = torch.stack([a.head.log_scale() for a in actors if isinstance(a.head, GaussianHead)])

@@ -24,6 +24,7 @@ from rllib_haml.modules.team import TeamAction, TeamModule
 ROWS = 6
 BOX3, BOX5 = spaces.Box(-1, 1, (3,), np.float32), spaces.Box(-1, 1, (5,), np.float32)
 PUSH, PULL = spaces.Box(-1, 1, (2,), np.float32), spaces.Box(-1, 1, (1,), np.float32)
+BYTES = spaces.Box(0, 255, (3,), np.uint8)
 TREE = spaces.Dict({"cell": spaces.Discrete(4), "view": BOX3})
 CHOICE = spaces.Discrete(4)
 
@@ -31,6 +32,7 @@ TEAMS: dict[str, tuple[dict[str, tuple[gym.Space, gym.Space]], int]] = {
     "three alike": ({"a": (BOX3, PUSH), "b": (BOX3, PUSH), "c": (BOX3, PUSH)}, 1),
     "two choosers": ({"a": (BOX3, CHOICE), "b": (BOX3, CHOICE)}, 1),
     "all different": ({"a": (BOX3, PUSH), "b": (BOX5, PUSH), "c": (BOX3, PULL), "d": (BOX3, CHOICE)}, 4),
+    "bytes": ({"a": (BYTES, PUSH), "b": (BYTES, PUSH), "c": (BOX3, PUSH)}, 2),
     "mixed": ({"a": (BOX3, CHOICE), "b": (TREE, CHOICE), "c": (BOX3, CHOICE), "d": (TREE, PUSH)}, 3),
 }
 
@@ -101,7 +103,7 @@ def test_modes_are_each_modules_own(name: str) -> None:
     for agent in players:
         own = own_distribution(module[agent], obs[agent], "forward_inference")
         mode = own.to_deterministic().sample()
-        np.testing.assert_allclose(action.actions[agent], mode, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(action.actions[agent], mode, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(action.logp[agent], own.logp(mode), rtol=1e-5, atol=1e-5)
 
 
