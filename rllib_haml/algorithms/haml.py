@@ -33,11 +33,14 @@ GENERATORS, TEAM_RETURNS = "generators", "team_returns"
 class HAML(PPO):
     """Samples joint fragments, sweeps over the policies, sends the actors' weights back."""
 
-    config: HAMLConfig  # type: ignore[assignment]
+    # A `HAMLConfig`; RLlib's annotations admit any config, and None for the groups.
+    config: Any
+    env_runner_group: Any
+    learner_group: Any
 
     @classmethod
     @override(PPO)
-    def get_default_config(cls) -> HAMLConfig:  # type: ignore[override]
+    def get_default_config(cls) -> HAMLConfig:
         return HAMLConfig(algo_class=cls)
 
     @staticmethod
@@ -70,7 +73,7 @@ class HAML(PPO):
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
             results = self.learner_group.update(
-                training_data=JointTrainingData(episodes=in_batch_order(fragments)),  # type: ignore
+                training_data=JointTrainingData(episodes=in_batch_order(fragments)),
                 timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps},
             )
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
@@ -107,7 +110,7 @@ class HAML(PPO):
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         # Everyone applies weights only if they are newer than their own: forget how new these are, so
         # that an older checkpoint can be restored into a running algorithm.
-        def forget(component: Any) -> None:
+        def forget(component: Any, _: Any = None) -> None:
             component._weights_seq_no = 0
 
         if self.learner_group is not None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.utils.annotations import override
 
+from rllib_haml._typing import NotProvided
 from rllib_haml.algorithms import ppo_keys
 from rllib_haml.algorithms.sampler_choice import choose_env_runner
 from rllib_haml.algorithms.team_config import TeamConfig
 from rllib_haml.haml import Drift, Everywhere, FixedOrder, Neighbourhood, NoDrift, Order, RandomOrder
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
 from rllib_haml.sampling.team import TeamReward
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger("rllib_haml")
 
@@ -59,7 +62,7 @@ class HAMLConfig(TeamConfig):
         self.order: Literal["random"] | list[str] = "random"
         self.update_scheme: Literal["sequential", "simultaneous"] = "sequential"
 
-    def training(  # type: ignore[override]
+    def training(
         self,
         *,
         critic_lr: float | list[list[int | float]] | None = NotProvided,
@@ -73,7 +76,7 @@ class HAMLConfig(TeamConfig):
         update_scheme: Literal["sequential", "simultaneous"] | None = NotProvided,
         team_reward: TeamReward | None = NotProvided,
         **kwargs: Any,
-    ) -> HAMLConfig:
+    ) -> Self:
         """Sets the training configuration; other keys are PPO's.
 
         Args:

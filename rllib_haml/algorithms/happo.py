@@ -25,5 +25,5 @@ class HAPPO(HAML):
     """HAPPO on RLlib. Build it with `HAPPOConfig().environment(...).build_algo()`."""
 
     @classmethod
-    def get_default_config(cls) -> HAPPOConfig:  # type: ignore[override]
+    def get_default_config(cls) -> HAPPOConfig:
         return HAPPOConfig()

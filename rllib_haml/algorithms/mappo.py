@@ -7,12 +7,14 @@ all agents share one network (`share_parameters: true`), here separate ones are 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray.rllib.algorithms.algorithm_config import NotProvided
-
+from rllib_haml._typing import NotProvided
 from rllib_haml.algorithms.haml import HAML
 from rllib_haml.algorithms.happo import HAPPOConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 from rllib_haml.algorithms.team_config import shared_policy
 
 
@@ -24,7 +26,7 @@ class MAPPOConfig(HAPPOConfig):
         self.update_scheme = "simultaneous"
         self.share_parameters = False
 
-    def training(self, *, share_parameters: bool | None = NotProvided, **kwargs: Any) -> MAPPOConfig:  # type: ignore
+    def training(self, *, share_parameters: bool | None = NotProvided, **kwargs: Any) -> Self:
         """Sets the training configuration; other keys are `HAMLConfig`'s.
 
         Args:
@@ -43,5 +45,5 @@ class MAPPO(HAML):
     """MAPPO on RLlib. Build it with `MAPPOConfig().environment(...).build_algo()`."""
 
     @classmethod
-    def get_default_config(cls) -> MAPPOConfig:  # type: ignore[override]
+    def get_default_config(cls) -> MAPPOConfig:
         return MAPPOConfig()

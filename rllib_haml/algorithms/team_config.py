@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -55,6 +55,10 @@ class TeamConfig(PPOConfig):
     result_metrics: ClassVar[tuple[str, ...]] = tuple(
         f"env_runners/team_return_{of}" for of in ("mean", "min", "max")
     )
+
+    # RLlib's annotations admit None here, and a mapping that asks for a worker.
+    metrics_num_episodes_for_smoothing: Any
+    policy_mapping_fn: Any
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class)
@@ -155,7 +159,7 @@ class TeamConfig(PPOConfig):
             env=None, spaces=spaces, inference_only=inference_only, **kwargs
         )
         own = _as_dict(self._model_config)
-        for module_spec in spec.rl_module_specs.values():
+        for module_spec in (spec.rl_module_specs or {}).values():
             if module_spec.module_class is not Actor:
                 module_spec.model_config = {"vf_share_layers": False} | _as_dict(module_spec.model_config)
             elif is_dataclass(self._model_config):
@@ -198,7 +202,7 @@ class TeamConfig(PPOConfig):
 
 def _as_dict(model_config: Any) -> dict[str, Any]:
     """A `model_config` as the user meant it: of a dataclass, the fields that differ from its defaults."""
-    if is_dataclass(model_config) and not isinstance(model_config, type):
-        defaults = asdict(type(model_config)())
-        return {k: v for k, v in asdict(model_config).items() if v != defaults[k]}
-    return dict(model_config or {})
+    if model_config is None or isinstance(model_config, Mapping):
+        return dict(model_config or {})
+    defaults = asdict(type(model_config)())
+    return {k: v for k, v in asdict(model_config).items() if v != defaults[k]}

@@ -49,7 +49,8 @@ class JointBatchConnector(ConnectorV2):
 
     def __init__(self, team: Team, team_reward: TeamReward, device: Any, environment: str):
         super().__init__()
-        self._team, self._rule, self._device, self._environment = team, team_reward, device, environment
+        self._team, self._device, self._environment = team, device, environment
+        self._rule: TeamReward = team_reward
 
     def __call__(self, *, rl_module: Any, batch: dict[str, Any], episodes: list[Any], **kwargs: Any) -> Any:
         for episode in episodes:

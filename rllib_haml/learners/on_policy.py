@@ -36,6 +36,16 @@ class OnPolicyTeamLearner(TorchLearner):
     and all random numbers depend on (seed, number of the update, policy, epoch) alone.
     """
 
+    # RLlib's annotations know neither this package's config nor its modules.
+    config: Any
+    _module: Any
+    _device: Any
+
+    @property
+    def module(self) -> Any:
+        """The policies and the critic."""
+        return self._module
+
     @override(TorchLearner)
     def build(self) -> None:
         super().build()
@@ -52,7 +62,7 @@ class OnPolicyTeamLearner(TorchLearner):
         }
 
     def _policy_ids(self) -> list[str]:
-        return sorted(module_id for module_id in self.module.keys() if module_id != CRITIC)
+        return sorted(set(self.module.keys()) - {CRITIC})
 
     def _agree_on_seed(self) -> int:
         own = torch.randint(2**31, (1,)).to(self._device)
@@ -198,10 +208,11 @@ class OnPolicyTeamLearner(TorchLearner):
     ) -> dict[str, Tensor]:
         """Logs each policy's figures; returns its last loss."""
         for place, name in enumerate(result.order):
-            policy, before, after = players[name].policy, result.before[name], result.after[name]
+            policy: Any = players[name].policy
+            before, after = result.before[name], result.after[name]
             clip = self.config.get_config_for_module(name).clip_param
             report = diagnostics.of_move(before, after, policy.active, rows, clip) | result.reports[name]
-            gap = diagnostics.behaviour_gap(before, policy.behaviour_logp, policy.active)  # type: ignore
+            gap = diagnostics.behaviour_gap(before, policy.behaviour_logp, policy.active)
             report |= {"behaviour_gap": gap, "entropy_coeff": players[name].entropy_coeff, "order": place}
             self.metrics.log_dict(report, key=name, window=1)
             if gap > WARN_BEHAVIOUR_GAP:

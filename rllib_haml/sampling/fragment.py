@@ -110,11 +110,17 @@ def in_batch_order(fragments: Sequence[JointFragment]) -> list[JointFragment]:
 
 @dataclass
 class JointTrainingData(TrainingData):
-    """Deals out whole fragments: cutting them, as RLlib does with episodes, would change advantages."""
+    """Deals out whole fragments: cutting them, as RLlib does with episodes, would change advantages.
+
+    Attributes:
+        episodes: JointFragments, or None.
+    """
+
+    episodes: Any = None
 
     def shard(
         self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
-    ) -> list[tuple[JointTrainingData, dict[str, Any]]]:
+    ) -> list[tuple[TrainingData, dict[str, Any]]]:
         """The longest fragment goes to the learner with the fewest rows; a learner may get none."""
         shares: list[list[JointFragment]] = [[] for _ in range(num_shards)]
         rows = [0] * num_shards
@@ -123,6 +129,5 @@ class JointTrainingData(TrainingData):
             shares[smallest].append(fragment)
             rows[smallest] += len(fragment)
         return [
-            (JointTrainingData(episodes=sorted(share, key=lambda f: f.first_row)), {})  # type: ignore
-            for share in shares
+            (JointTrainingData(episodes=sorted(share, key=lambda f: f.first_row)), {}) for share in shares
         ]

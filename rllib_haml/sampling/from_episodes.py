@@ -104,7 +104,8 @@ class _AgentRows:
         if self._agent is None:
             return
         steps = episode.env_t_to_agent_t[agent]
-        own, started = list(steps.data), episode.agent_t_started[agent]
+        data: Any = steps.data
+        own, started = list(data), episode.agent_t_started[agent]
         count = len(self._agent)
         self._rows = np.array([own.index(started + k) - steps.lookback for k in range(count)], int)
         if (self._rows < 0).any():

@@ -39,8 +39,10 @@ class TeamVectorView:
 
     def __init__(self, env: VectorTeamEnv):
         self.team, self.num_envs = env, env.num_envs
-        self.single_observation_space = gym.spaces.Dict(dict(env.observation_spaces))
-        self.single_action_space = gym.spaces.Dict(dict(env.action_spaces))
+        observation_spaces: Any = env.observation_spaces
+        action_spaces: Any = env.action_spaces
+        self.single_observation_space = gym.spaces.Dict({**observation_spaces})
+        self.single_action_space = gym.spaces.Dict({**action_spaces})
         self.observation_space, self.action_space = self.single_observation_space, self.single_action_space
 
     @property
@@ -59,7 +61,10 @@ class JointEnvRunner(MultiAgentEnvRunner):
     the running episodes, its state is complete wherever the environments can save theirs.
     """
 
-    env: TeamVectorView | None  # type: ignore[assignment]
+    # RLlib's annotations know neither this package's config nor its vector environments and modules.
+    config: Any
+    env: Any
+    module: Any
 
     @override(MultiAgentEnvRunner)
     def make_env(self) -> None:
@@ -112,7 +117,8 @@ class JointEnvRunner(MultiAgentEnvRunner):
         explore: bool,
         random_actions: bool = False,
         force_reset: bool = False,
-    ) -> list[JointFragment]:
+    ) -> list[Any]:
+        """Returns `JointFragment`s."""
         assert self.env is not None
         assert isinstance(self.module, TeamModule)
         self.module.refresh(self._team.module_of)
@@ -226,7 +232,7 @@ class JointEnvRunner(MultiAgentEnvRunner):
             state[SAMPLER_STATE] = {
                 "generator": self._generator.get_state().numpy(),
                 "num_envs": self.num_envs,
-                "env": env.get_state() if saves else None,  # type: ignore[attr-defined]
+                "env": env.get_state() if saves else None,
                 "now": deepcopy(self._now) if saves else None,
                 "episodes": self._episodes.get_state() if saves else None,
             }
@@ -247,7 +253,7 @@ class JointEnvRunner(MultiAgentEnvRunner):
             )
             logger.warning("Restored without the running episodes, they start anew: %s.", reason)
             return
-        self.env.team.set_state(own["env"])  # type: ignore[attr-defined]
+        self.env.team.set_state(own["env"])
         self._now = deepcopy(own["now"])
         self._episodes.set_state(own["episodes"])
         self._needs_initial_reset = False

@@ -85,7 +85,8 @@ class EpisodeMetrics:
     def __init__(
         self, team: Team, num_envs: int, rule: TeamReward, environment: str, window: int, evaluates: bool
     ):
-        self._team, self._rule, self._environment, self._window = team, rule, environment, window
+        self._team, self._environment, self._window = team, environment, window
+        self._rule: TeamReward = rule
         # While training, the driver follows the team's returns over batches: RLlib's metrics forget.
         self._evaluates = evaluates
         self.ids = [""] * num_envs

@@ -23,7 +23,8 @@ class TeamReturns:
     """
 
     def __init__(self, window: int, rule: TeamReward, environment: str):
-        self._rule, self._environment = rule, environment
+        self._rule: TeamReward = rule
+        self._environment = environment
         self._ended: deque[float] = deque(maxlen=window)
         self._running: dict[str, tuple[int, float]] = {}
 

@@ -60,7 +60,7 @@ def episodes(cls: type, env: str, **env_config: Any) -> dict[tuple[int, int], di
     seen: list[str] = []
     for _ in range(CALLS):
         fragments = as_fragments(sampler.sample(num_timesteps=STEPS), sampler.config)
-        for fragment in sorted(fragments, key=lambda f: (seen + [f.episode_id]).index(f.episode_id)):
+        for fragment in sorted(fragments, key=lambda f: [*seen, f.episode_id].index(f.episode_id)):
             if fragment.episode_id not in seen:
                 seen.append(fragment.episode_id)
             for t in range(len(fragment)):

@@ -27,7 +27,8 @@ class Made:
 
     def step(self) -> TeamStep:
         obs = {a: rows_of(TEAM.observation_spaces[a], E, self.rng) for a in TEAM.agents}
-        masks = {"left": self.rng.random((E, 3)) < 0.5} if self.count >= self.masks_from else {}
+        given = {"right": self.masks_from, "boss": self.masks_from, "left": self.masks_from + 2}
+        masks = {a: self.rng.random((E, 3)) < 0.5 for a, start in given.items() if self.count >= start}
         self.count += 1
         return TeamStep(
             obs=obs,
