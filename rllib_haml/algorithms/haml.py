@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo import PPO
@@ -27,7 +29,10 @@ from rllib_haml.sampling.fragment import JointTrainingData, in_batch_order
 from rllib_haml.sampling.parallel import sample_fragments
 from rllib_haml.sampling.team_returns import TeamReturns
 
+logger = logging.getLogger("rllib_haml")
+
 GENERATORS, TEAM_RETURNS = "generators", "team_returns"
+NUM_ENV_STEPS_STALE_LIFETIME = "num_env_steps_stale_lifetime"
 
 
 class HAML(PPO):
@@ -50,22 +55,38 @@ class HAML(PPO):
 
     @override(PPO)
     def setup(self, config: AlgorithmConfig) -> None:
-        gpus = self.config.num_gpus_per_learner
-        if gpus and not self.config.num_learners and not torch.cuda.is_available():
-            raise ValueError(
-                f"num_gpus_per_learner={gpus}, but this process sees no GPU: set it to 0, or put the learner "
-                f"on a GPU node with num_learners=1."
-            )
+        self._check_gpus()
         self._team_returns = TeamReturns(
             self.config.metrics_num_episodes_for_smoothing, self.config.team_reward, str(self.config.env)
         )
         super().setup(config)
 
+    def _check_gpus(self) -> None:
+        """Refuses now what would otherwise wait for a GPU for ever."""
+        asked = self.config.num_gpus_per_learner
+        if not asked:
+            return
+        if not self.config.num_learners:
+            if not torch.cuda.is_available():
+                raise ValueError(
+                    f"num_gpus_per_learner={asked}, but this process sees no GPU: set it to 0, or put the "
+                    f"learner on a GPU node with num_learners=1."
+                )
+            return
+        learners, there = self.config.num_learners, ray.cluster_resources().get("GPU", 0)
+        if there < asked * learners:
+            raise ValueError(
+                f"num_learners={learners} with num_gpus_per_learner={asked} need {asked * learners} GPUs, "
+                f"the cluster has {there:g}: set num_gpus_per_learner=0, or start Ray on nodes with GPUs."
+            )
+
     @override(PPO)
     def training_step(self) -> None:
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            fragments, results = sample_fragments(self.env_runner_group, self.config)
-            self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
+            sample = sample_fragments(self.env_runner_group, self.config)
+            self.metrics.aggregate(sample.results, key=ENV_RUNNER_RESULTS)
+        self.metrics.log_value(NUM_ENV_STEPS_STALE_LIFETIME, sample.stale_steps, reduce="lifetime_sum")
+        fragments = sample.fragments
         if not fragments:
             return
         self._team_returns.add(fragments)
@@ -99,6 +120,11 @@ class HAML(PPO):
     @override(PPO)
     def set_state(self, state: StateDict) -> None:
         super().set_state(state)
+        if self.config.num_env_runners:
+            logger.warning(
+                "Restored without the running episodes: those of %d env runners start anew.",
+                self.config.num_env_runners,
+            )
         if TEAM_RETURNS in state:
             self._team_returns.set_state(state[TEAM_RETURNS])
         if GENERATORS in state:

@@ -26,7 +26,7 @@ from rllib_haml.modules.critic import CRITIC
 logger = logging.getLogger("rllib_haml")
 SWEEP_SEED = "sweep_seed"
 # Behaviour and learner evaluate the same weights; more than rounding between them is a defect.
-WARN_BEHAVIOUR_GAP = 1e-3
+WARN_BEHAVIOUR_GAP = 1e-4
 
 
 class OnPolicyTeamLearner(TorchLearner):
@@ -65,7 +65,7 @@ class OnPolicyTeamLearner(TorchLearner):
         return sorted(set(self.module.keys()) - {CRITIC})
 
     def _agree_on_seed(self) -> int:
-        own = torch.randint(2**31, (1,)).to(self._device)
+        own = torch.randint(2**31, (1,), device=self._device)
         broadcast([own])
         return int(own) if self.config.seed is None else int(self.config.seed)
 

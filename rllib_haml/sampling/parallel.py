@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED
 
@@ -22,12 +22,22 @@ def _sample(env_runner: Any) -> tuple[list[Any], Any] | EnvironmentFault:
         return fault
 
 
-def sample_fragments(env_runner_group: Any, config: Any) -> tuple[list[JointFragment], list[Any]]:
-    """Samples until the env steps of a train batch are there.
+class Sample(NamedTuple):
+    """What the env runners gave for one train batch.
 
-    Returns:
-        Fragments, all of the newest weights, and each env runner's metrics; nothing if no env runner
-        answered in time.
+    Attributes:
+        fragments: All sampled with the newest weights; none if no env runner answered in time.
+        results: Each answer's metrics.
+        stale_steps: Env steps dropped because older weights had sampled them.
+    """
+
+    fragments: list[JointFragment]
+    results: list[Any]
+    stale_steps: int
+
+
+def sample_fragments(env_runner_group: Any, config: Any) -> Sample:
+    """Samples until the env steps of a train batch are there.
 
     Raises:
         EnvironmentFault: If an environment is at fault; it names agent, sub-environment and step.
@@ -57,7 +67,8 @@ def sample_fragments(env_runner_group: Any, config: Any) -> tuple[list[JointFrag
             steps += int(answer[1][NUM_ENV_STEPS_SAMPLED])
     fragments = as_fragments(samples, config)
     newest = max((f.weights_seq_no for f in fragments), default=0)
-    stale = [f for f in fragments if f.weights_seq_no != newest]
-    if stale:
-        logger.warning("Dropped %d env steps sampled with old weights.", sum(map(len, stale)))
-    return [f for f in fragments if f.weights_seq_no == newest], results
+    fresh = [f for f in fragments if f.weights_seq_no == newest]
+    stale_steps = sum(map(len, fragments)) - sum(map(len, fresh))
+    if stale_steps:
+        logger.warning("Dropped %d env steps that older weights had sampled.", stale_steps)
+    return Sample(fresh, results, stale_steps)

@@ -16,7 +16,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.tune.registry import register_env
 
-from rllib_haml import HAPPOConfig, MAPPOConfig
+from rllib_haml import HAPPO, HAPPOConfig, MAPPOConfig
 from rllib_haml.modules.critic import CRITIC
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.joint_env_runner import JointEnvRunner
@@ -204,6 +204,24 @@ def test_a_fault_on_a_remote_env_runner_arrives_within_seconds(ray_cluster: Any)
 def test_a_gpu_that_is_not_there_is_an_error(ray_cluster: Any) -> None:
     with pytest.raises(ValueError, match="num_gpus_per_learner=1"):
         small(HAPPOConfig()).learners(num_learners=0, num_gpus_per_learner=1).build_algo()
+
+
+def test_learners_that_ask_for_gpus_of_a_cluster_without_are_an_error(ray_cluster: Any) -> None:
+    with pytest.raises(ValueError, match="need 2 GPUs, the cluster has 0"):
+        small(HAPPOConfig()).learners(num_learners=2, num_gpus_per_learner=1).build_algo()
+
+
+def test_after_a_fault_the_last_checkpoint_continues(ray_cluster: Any, tmp_path: Any) -> None:
+    algo = small(HAPPOConfig(), raises=(5, 2)).build_algo()
+    algo.train()  # 40 steps: episodes 0 to 3 of both sub-environments
+    algo.save_to_path(tmp_path)
+    with pytest.raises(EnvironmentFault, match="lost its licence"):
+        algo.train()
+    algo.stop()
+    restored = HAPPO.from_checkpoint(tmp_path)
+    assert restored.training_iteration == 1
+    assert moved(weights(restored), weights(small(HAPPOConfig()).build_algo())) != set()
+    restored.stop()
 
 
 def test_an_unknown_key_of_model_config_is_an_error_before_anything_starts(ray_cluster: Any) -> None:
