@@ -66,6 +66,7 @@ class TeamConfig(PPOConfig):
         self.use_value_norm = True
         self.team: Team | None = None
         self._team_key: Any = None
+        self._derived_policies: set[str] = set()
 
     @property
     def is_multi_agent(self) -> bool:
@@ -99,16 +100,15 @@ class TeamConfig(PPOConfig):
         creator = resolve_env(self.env)
         env = make_vector_team_env(partial(creator, EnvContext(self.env_config, worker_index=0)), 1)
         try:
-            given = self._given_mapping(env.agents)
-            self.team = Team.of(env, given or self.default_policy_mapping_fn())
+            mapping = self._given_mapping() or self.default_policy_mapping_fn()
+            self.team = Team.of(env, mapping)
         finally:
             env.close()
         names = list(self.team.members())
-        if given is None:
-            self.multi_agent(
-                policies={name: PolicySpec() for name in names},
-                policy_mapping_fn=self.default_policy_mapping_fn(),
-            )
+        self.policy_mapping_fn = mapping
+        if set(self.policies) in ({DEFAULT_POLICY_ID}, self._derived_policies):
+            self.multi_agent(policies={name: PolicySpec() for name in names})
+            self._derived_policies = set(names)
         unknown = set(names) - set(self.policies)
         if unknown:
             raise ValueError(
@@ -126,17 +126,10 @@ class TeamConfig(PPOConfig):
         """Which policy each agent follows if the user does not say it."""
         return policy_of_agent
 
-    def _given_mapping(self, agents: tuple[Any, ...]) -> Callable[..., Any] | None:
-        """The user's own policy mapping, or None where the policies are to follow from the environment."""
-        if set(self.policies) == {DEFAULT_POLICY_ID} or self.policy_mapping_fn in (
-            policy_of_agent,
-            shared_policy,
-        ):
-            return None
-        names = {str(agent) for agent in agents}
-        if names == set(self.policies) and self.policy_mapping_fn(agents[0], None) == DEFAULT_POLICY_ID:
-            return None  # only `policies` was given: RLlib's own default maps everyone to one it lacks
-        return self.policy_mapping_fn
+    def _given_mapping(self) -> Callable[..., Any] | None:
+        """The user's own policy mapping, or None."""
+        not_given = (self.DEFAULT_POLICY_MAPPING_FN, policy_of_agent, shared_policy)
+        return None if self.policy_mapping_fn in not_given else self.policy_mapping_fn
 
     @override(PPOConfig)
     def get_default_rl_module_spec(self) -> RLModuleSpec:

@@ -259,6 +259,29 @@ def test_a_mapping_to_an_unknown_policy_is_refused() -> None:
         config().multi_agent(policies={"a", "b"}, policy_mapping_fn=lambda *_, **__: "other").validate()
 
 
+def test_policies_alone_are_mapped_to_the_agents_of_their_names() -> None:
+    made = config().multi_agent(policies=set(NAMES))
+    made.validate()
+    assert made.team.module_of == {name: name for name in NAMES}
+    with pytest.raises(ValueError, match=r"`policies` are \['other'\]"):
+        config().multi_agent(policies={"other"}).validate()
+
+
+@pytest.mark.parametrize("policy", ["walkers", "default_policy"])
+def test_a_mapping_alone_tells_the_policies(policy: str) -> None:
+    made = config(env=Twins).multi_agent(policy_mapping_fn=lambda *_, **__: policy)
+    made.validate()
+    assert made.team.members() == {policy: list(NAMES)}
+    assert set(made.policies) == {policy}
+
+
+def test_policies_follow_an_environment_that_changes() -> None:
+    made = config()
+    made.validate()
+    made.environment(env_config={"agents": NAMES[:2]}).validate()
+    assert set(made.policies) == set(NAMES[:2])
+
+
 def test_policies_to_train_are_kept() -> None:
     made = config().multi_agent(policies_to_train=["carrier"])
     made.validate()
