@@ -8,8 +8,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-_OBSERVATION_KEYS = ("observations", "observation", "obs")
-
 
 class Leaf(NamedTuple):
     """One array of an observation: where it lies in the tree, its shape and its type."""
@@ -81,12 +79,8 @@ def mask_size(action_space: gym.Space) -> int | None:
 
 
 def holds_action_mask(observation_space: gym.Space) -> bool:
-    """Whether observations are a Dict with the mask beside them, as RLlib and PettingZoo do it."""
-    return (
-        isinstance(observation_space, spaces.Dict)
-        and "action_mask" in observation_space.spaces
-        and any(key in observation_space.spaces for key in _OBSERVATION_KEYS)
-    )
+    """Whether observations are a Dict with the mask in it, whatever else the Dict holds."""
+    return isinstance(observation_space, spaces.Dict) and "action_mask" in observation_space.spaces
 
 
 def box_state_space(space: gym.Space) -> spaces.Box:

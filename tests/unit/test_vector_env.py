@@ -301,6 +301,22 @@ def test_mask_from_infos():
     assert list(out.action_mask) == ["scout"]
 
 
+@pytest.mark.parametrize("beside", ["observations", "features"])
+def test_mask_in_the_observation_is_found_whatever_else_is_there(beside: str):
+    space = gym.spaces.Dict({beside: gym.spaces.Box(0, 1, (1,)), "action_mask": gym.spaces.MultiBinary(2)})
+
+    class Masked(ScriptedParallelEnv):
+        def observation_space(self, agent):
+            return space
+
+        def reset(self, seed=None, options=None):
+            obs, infos = super().reset(seed, options)
+            return {a: {beside: np.zeros(1, np.float32), "action_mask": np.array([0, 1])} for a in obs}, infos
+
+    out = run(Masked, agents=("scout",)).reset([0, 1], [None, None])
+    assert out.action_mask["scout"].tolist() == [[False, True]] * 2
+
+
 def test_rllibs_wrapper_is_opened_and_its_shuffled_order_ignored():
     vec = make_vector_team_env(lambda: ParallelPettingZooEnv(ScriptedParallelEnv()), 1)
     assert vec.agents == NAMES
