@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -117,6 +118,64 @@ def test_a_killed_run_resumes_and_can_be_played(workplace: Path):
     assert len(returns) == 2
     assert f"mean {sum(returns) / 2:.2f}" in output
     assert len(list((workplace / "videos").glob("*.gif"))) == 2
+
+
+CHEETAH = """\
+cheetah:
+  run: HAPPO
+  env: mamujoco
+  stop: {training_iteration: 40}
+  checkpoint_freq: 1
+  config:
+    env_config: {scenario: HalfCheetah, agent_conf: 2x3}
+    num_env_runners: 0
+    num_envs_per_env_runner: 4
+    train_batch_size_per_learner: 800
+    seed: 7
+    model_config: {fcnet_hiddens: [32]}
+"""
+
+
+def losses(results: Path) -> dict[int, tuple[float, ...]]:
+    """Per iteration what the update and the episodes gave; a repeated iteration's last word."""
+    found = {}
+    for file in results.glob("cheetah/*/result.json"):
+        for result in map(json.loads, file.read_text().splitlines()):
+            learners, runner = result["learners"], result["env_runners"]
+            found[result["training_iteration"]] = (
+                learners["agent_0"]["policy_loss"],
+                learners["agent_1"]["grad_norm"],
+                learners["critic"]["vf_loss"],
+                runner.get("team_return_mean"),
+                runner["num_env_steps_sampled_lifetime"],
+            )
+    return found
+
+
+def test_a_killed_happo_run_ends_as_if_it_had_not_been(workplace: Path):
+    """200 steps per iteration and sub-environment: the kill falls into episodes of 1000 steps."""
+    (workplace / "cheetah.yaml").write_text(CHEETAH)
+
+    def run(results: str, *more: str) -> subprocess.Popen[str]:
+        options = ["--ray-num-cpus", "1", "--storage-path", str(workplace / results)]
+        return start(workplace, "train", "-f", "cheetah.yaml", *options, *more)
+
+    code, output = finish(run("straight"))
+    assert code == 0, output
+    killed = run("killed")
+    assert killed.stdout is not None
+    for line in iter(killed.stdout.readline, ""):
+        if re.match(r"cheetah +3 / 40", line):
+            time.sleep(1.5)
+            killed.send_signal(signal.SIGKILL)
+            break
+    killed.communicate()
+    code, output = finish(run("killed", "--resume"))
+    assert code == 0, output
+    straight = losses(workplace / "straight")
+    assert sorted(straight) == list(range(1, 41))
+    assert straight[40][3] is not None, "an episode must have ended"
+    assert losses(workplace / "killed") == straight
 
 
 def test_a_failing_environment_exits_with_1_and_its_cause(workplace: Path):
