@@ -101,6 +101,40 @@ class JointFragment:
         return int(sum(active[:-1].sum() for active in self.active.values()))
 
 
+def joined(pieces: Sequence[JointFragment]) -> JointFragment:
+    """Consecutive pieces of one episode as one: the inverse of cutting it."""
+    first, last = pieces[0], pieces[-1]
+    if first is last:
+        return first
+
+    def rows(*parts: np.ndarray) -> np.ndarray:
+        return np.concatenate(parts)
+
+    def followed(*parts: np.ndarray) -> np.ndarray:
+        return np.concatenate([*(part[:-1] for part in parts[:-1]), parts[-1]])
+
+    def join(how: Callable[..., np.ndarray], name: str) -> Any:
+        return tree.map_structure(how, *(getattr(piece, name) for piece in pieces))
+
+    sizes = {agent: mask.shape[1] for piece in pieces for agent, mask in piece.action_mask.items()}
+    masks = {
+        agent: [p.action_mask.get(agent, np.ones((len(p) + 1, size), bool)) for p in pieces]
+        for agent, size in sizes.items()
+    }
+    return dataclasses.replace(
+        first,
+        obs=join(followed, "obs"),
+        actions=join(rows, "actions"),
+        logp=join(rows, "logp"),
+        active=join(followed, "active"),
+        action_mask={agent: followed(*parts) for agent, parts in masks.items()},
+        state=None if first.state is None else join(followed, "state"),
+        reward=join(rows, "reward"),
+        terminated=last.terminated,
+        truncated=last.truncated,
+    )
+
+
 def in_batch_order(fragments: Sequence[JointFragment]) -> list[JointFragment]:
     """Sorts by origin and stamps each fragment with its first row, whatever order they arrived in."""
     ordered = sorted(fragments, key=lambda f: (f.source, f.env_t, f.episode_id))

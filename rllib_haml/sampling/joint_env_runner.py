@@ -22,7 +22,7 @@ from rllib_haml.envs.registry import resolve_env
 from rllib_haml.modules.team import TeamAction, TeamModule
 from rllib_haml.sampling.actions import to_env_action
 from rllib_haml.sampling.finite import check_finite
-from rllib_haml.sampling.fragment import JointFragment
+from rllib_haml.sampling.fragment import JointFragment, joined
 from rllib_haml.sampling.make_vector import make_vector_team_env
 from rllib_haml.sampling.metrics import EpisodeMetrics, smoothing_window
 from rllib_haml.sampling.recorder import Recorder
@@ -95,7 +95,7 @@ class JointEnvRunner(MultiAgentEnvRunner):
             window,
             evaluates=self.config.in_evaluation,
         )
-        self._needs_initial_reset = True
+        self._started, self._needs_initial_reset = False, True
         make_callback(
             "on_environment_created",
             callbacks_objects=self._callbacks,
@@ -128,21 +128,21 @@ class JointEnvRunner(MultiAgentEnvRunner):
         if num_timesteps is not None:
             fragments = self._roll(-(-num_timesteps // self.num_envs), explore, random_actions)
         else:
-            ended: set[str] = set()
-            while len(ended) < (num_episodes or 0):
-                fragments += self._roll(CHUNK, explore, random_actions, (num_episodes or 0) - len(ended))
-                ended |= {f.episode_id for f in fragments if f.terminated or f.truncated}
-            fragments = [f for f in fragments if f.episode_id in ended]
+            fragments = self._roll_episodes(num_episodes or 0, explore, random_actions)
             self._needs_initial_reset = True
         self._episodes.log(self.metrics, fragments, self._log_episode_metrics)
         self.num_env_steps_sampled_lifetime += sum(map(len, fragments))
         return fragments
 
     def _reset_all(self) -> None:
-        seeds = [None if self._seed is None else self._seed + e for e in range(self.num_envs)]
-        rows = range(self.num_envs)
-        self._now = self._reset(rows, seeds if self._needs_initial_reset else [None] * self.num_envs)
-        self._needs_initial_reset = False
+        seeds: list[int | None] = [None] * self.num_envs
+        # Only once: seeded again, the environments would repeat the episodes that they began with.
+        if self._seed is not None and not self._started:
+            # `_seed` grows by 1 from one env runner to the next: this keeps all sub-environments' apart.
+            first = self._seed + (self.worker_index or 0) * self.num_envs
+            seeds = [first + e for e in range(self.num_envs)]
+        self._now = self._reset(range(self.num_envs), seeds)
+        self._started, self._needs_initial_reset = True, False
 
     def _reset(self, rows: Iterable[int], seeds: list[int | None]) -> TeamStep:
         assert self.env is not None
@@ -186,6 +186,15 @@ class JointEnvRunner(MultiAgentEnvRunner):
             fragments += [self._cut(recorder, e) for e in range(self.num_envs)]
         return [f for f in fragments if f is not None]
 
+    def _roll_episodes(self, number: int, explore: bool, random_actions: bool) -> list[JointFragment]:
+        """The first `number` episodes to end, each as one fragment."""
+        pieces: list[JointFragment] = []
+        ended: list[str] = []
+        while len(ended) < number:
+            pieces += self._roll(CHUNK, explore, random_actions, number - len(ended))
+            ended = [f.episode_id for f in pieces if f.terminated or f.truncated]
+        return [joined([f for f in pieces if f.episode_id == episode]) for episode in ended[:number]]
+
     def _act(self, explore: bool) -> TeamAction:
         now = self._now
         return self.module.act(now.obs, now.action_mask, generator=self._generator, explore=explore)
@@ -228,10 +237,11 @@ class JointEnvRunner(MultiAgentEnvRunner):
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self.env is not None and self._check_component(SAMPLER_STATE, components, not_components):
             env = self.env.team
-            saves = getattr(env, "has_state", False) and not self._needs_initial_reset
+            saves = getattr(env, "has_state", False) and self._started
             state[SAMPLER_STATE] = {
                 "generator": self._generator.get_state().numpy(),
                 "num_envs": self.num_envs,
+                "needs_reset": self._needs_initial_reset,
                 "env": env.get_state() if saves else None,
                 "now": deepcopy(self._now) if saves else None,
                 "episodes": self._episodes.get_state() if saves else None,
@@ -245,7 +255,10 @@ class JointEnvRunner(MultiAgentEnvRunner):
             return
         own = state[SAMPLER_STATE]
         self._generator.set_state(torch.from_numpy(np.array(own["generator"])))
+        needs_reset = own.get("needs_reset", False)
         if own["env"] is None or own["num_envs"] != self.num_envs:
+            if needs_reset:
+                return  # no episode was running
             reason = (
                 f"{self.config.env} cannot save its state"
                 if own["env"] is None
@@ -256,7 +269,7 @@ class JointEnvRunner(MultiAgentEnvRunner):
         self.env.team.set_state(own["env"])
         self._now = deepcopy(own["now"])
         self._episodes.set_state(own["episodes"])
-        self._needs_initial_reset = False
+        self._started, self._needs_initial_reset = True, needs_reset
 
     @override(MultiAgentEnvRunner)
     def stop(self) -> None:

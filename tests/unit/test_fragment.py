@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import random
 from itertools import pairwise
@@ -11,7 +12,7 @@ import pytest
 import tree
 from fragments import MASKED, TEAM, assert_equal, make_fragment
 
-from rllib_haml.sampling.fragment import JointFragment, JointTrainingData, in_batch_order
+from rllib_haml.sampling.fragment import JointFragment, JointTrainingData, in_batch_order, joined
 
 T = 9
 WHOLE = make_fragment(T, masked=MASKED, state=True, terminated=True, env_t=40, first_row=100)
@@ -44,6 +45,17 @@ def test_a_slice_holds_its_rows_and_the_observation_after_them(start: int, stop:
 def test_a_slice_of_a_slice_is_a_slice(a: int, b: int, c: int, d: int) -> None:
     inner = (min(a + c, b), min(a + d, b))
     assert_equal(WHOLE[a:b][c:d], WHOLE[slice(*inner)])
+
+
+@pytest.mark.parametrize("cuts", [[0, 9], [0, 4, 9], [0, 1, 2, 9]])
+def test_joined_pieces_are_the_whole(cuts: list[int]) -> None:
+    assert_equal(joined([WHOLE[a:b] for a, b in pairwise(cuts)]), WHOLE)
+
+
+def test_pieces_before_the_first_mask_are_joined_as_if_all_was_allowed() -> None:
+    first, second = dataclasses.replace(WHOLE[:4], action_mask={}), WHOLE[4:]
+    for agent, mask in joined([first, second]).action_mask.items():
+        np.testing.assert_array_equal(mask, [*np.ones((4, 3), bool), *second.action_mask[agent]])
 
 
 @pytest.mark.parametrize("terminated", [True, False])
