@@ -16,11 +16,12 @@ from rllib_haml.cli.options import TrainOptions
 from rllib_haml.cli.progress import ProgressLines
 from rllib_haml.cli.report import report
 from rllib_haml.cli.resources import shortage
-from rllib_haml.cli.resume import can_resume
+from rllib_haml.cli.resume import can_resume, has_ended
 from rllib_haml.config.errors import ConfigError, Problem
 from rllib_haml.config.experiment import Experiment
 
 logger = logging.getLogger("rllib_haml")
+INTERRUPTED = 130  # exit code
 
 
 def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int:
@@ -37,7 +38,7 @@ def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int
     start_ray(options)
     try:
         _check_resources(experiments, options)
-        return max(_run(experiment, options) for experiment in experiments)
+        return _run_all(experiments, options)
     finally:
         ray.shutdown()
 
@@ -90,8 +91,20 @@ def experiment_path(experiment: Experiment) -> str:
     return f"{_storage(experiment)}/{experiment.name}"
 
 
+def _run_all(experiments: list[Experiment], options: TrainOptions) -> int:
+    worst = 0
+    for experiment in experiments:
+        worst = max(worst, _run(experiment, options))
+        if worst == INTERRUPTED:
+            break
+    return worst
+
+
 def _run(experiment: Experiment, options: TrainOptions) -> int:
     path = experiment_path(experiment)
+    if options.resume and has_ended(path, experiment.num_trials):
+        click.echo(f"{experiment.name}: has ended, nothing to resume in {path}")
+        return 0
     resumed = options.resume and can_resume(path, experiment.num_trials)
     click.echo(f"{experiment.name}: {'resuming' if resumed else 'training'} in {path}")
     tuner = _interrupted_tuner(experiment, path) if resumed else _new_tuner(experiment, options)
@@ -101,7 +114,7 @@ def _run(experiment: Experiment, options: TrainOptions) -> int:
         return 1
     if can_resume(path, experiment.num_trials):
         click.echo(f"{experiment.name}: interrupted. The same command with --resume continues.")
-        return 130
+        return INTERRUPTED
     return 0
 
 

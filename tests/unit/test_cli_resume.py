@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from rllib_haml.cli.app import rllib
-from rllib_haml.cli.resume import can_resume
+from rllib_haml.cli.resume import can_resume, has_ended
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,39 @@ def test_what_is_left_to_do(statuses: list[str], num_trials: int, expected: bool
     trials = [[json.dumps({"status": status}), "{}"] for status in statuses]
     (tmp_path / "experiment_state-1.json").write_text(json.dumps({"trial_data": trials}))
     assert can_resume(str(tmp_path), num_trials) is expected
+    assert has_ended(str(tmp_path), num_trials) is not expected
+
+
+def test_what_never_began_has_not_ended(tmp_path: Path):
+    assert not has_ended(str(tmp_path), 1)
+    (tmp_path / "tuner.pkl").touch()
+    assert not has_ended(str(tmp_path), 1)
+
+
+def test_resuming_a_file_does_not_train_again_what_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from rllib_haml.cli import run
+
+    experiment: Any = SimpleNamespace(name="done", storage_path=str(tmp_path), num_trials=1)
+    options: Any = SimpleNamespace(resume=True)
+    monkeypatch.setattr(run, "has_ended", lambda path, num_trials: path == f"{tmp_path}/done")
+    monkeypatch.setattr(run, "_new_tuner", lambda *_: pytest.fail("trains again"))
+    assert run._run(experiment, options) == 0
+
+
+@pytest.mark.parametrize(
+    "codes, begun, expected", [([1, 0], 2, 1), ([0, 130, 0], 2, 130), ([130, 0], 1, 130), ([0, 0], 2, 0)]
+)
+def test_an_interrupt_ends_the_whole_file_and_a_failure_does_not(
+    codes: list[int], begun: int, expected: int, monkeypatch: pytest.MonkeyPatch
+):
+    from rllib_haml.cli import run
+
+    left = list(codes)
+    monkeypatch.setattr(run, "_run", lambda *_: left.pop(0))
+    experiments: Any = [None] * len(codes)
+    options: Any = None
+    assert run._run_all(experiments, options) == expected
+    assert len(codes) - len(left) == begun
 
 
 def test_nothing_to_resume_is_an_error_before_ray_starts(tmp_path: Path):
