@@ -40,6 +40,7 @@ class HAMLConfig(TeamConfig):
         "adam_epsilon": (0, None),
         "weight_decay": (0, None),
     }
+    nullable_keys: ClassVar[frozenset[str]] = frozenset({"huber_delta", "vf_clip_param"})
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class)

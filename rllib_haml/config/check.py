@@ -27,6 +27,7 @@ class ConfigChecker:
     An algorithm's config class may declare, as class attributes:
         refused_keys: key -> what to use instead, for inherited keys that it does not have.
         valid_ranges: key -> (low, high), closed, None for no bound.
+        nullable_keys: Keys with a range, its own or a general one, that may be null all the same.
         model_config_class: The dataclass that lists the keys of `model_config`.
     """
 
@@ -36,6 +37,7 @@ class ConfigChecker:
         self._document = document
         self._refused: Mapping[str, str] = getattr(default, "refused_keys", {})
         self._ranges: Mapping[str, tuple[Any, ...]] = getattr(default, "valid_ranges", {})
+        self._nullable = NULLABLE | getattr(default, "nullable_keys", frozenset())
         self._model = getattr(default, "model_config_class", _rllibs_model(type(default)))
         self._nested = {
             "env": self._environment,
@@ -90,9 +92,12 @@ class ConfigChecker:
         return {e.key: self.value(e.key, e.value, e.path) for e in entries if self.known(e)}
 
     def _admits_null(self, setting: Setting) -> bool:
-        if not admits_null(setting.annotation):
-            return False
-        return setting.default is None or setting.key in NULLABLE or setting.key not in RANGES
+        if setting.default is None or setting.key in self._nullable:
+            return admits_null(setting.annotation)
+        needs_value = (
+            isinstance(setting.default, dict) or setting.key in RANGES or setting.key in self._ranges
+        )
+        return admits_null(setting.annotation) and not needs_value
 
     def _mistake(self, setting: Setting, value: Any, expected: str, path: KeyPath) -> None:
         text = f"given {_written(value)}, expected {expected}."

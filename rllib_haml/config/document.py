@@ -48,7 +48,11 @@ class Document:
             return
         parent = self.data
         for key in path[:-1]:
-            parent = parent.setdefault(key, {})
+            if parent.get(key) is None:
+                parent[key] = {}
+            parent = parent[key]
+            if not isinstance(parent, dict):
+                return  # a mistake in the file, which stays for the parser to find
         parent[path[-1]] = value
         self.places = {p: at for p, at in self.places.items() if p[: len(path)] != path}
         self.places[path] = place

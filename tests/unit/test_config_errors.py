@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rllib_haml.config import ConfigError, load_experiments
+from rllib_haml.config import ConfigError, load_experiments, parse_experiments
+from rllib_haml.config.document import read_file
 
 GOOD = """\
 team:
@@ -117,6 +118,42 @@ def test_all_mistakes_of_a_file_come_together(tmp_path: Path):
         "team.config.lr",
         "other.stopp",
     ]
+
+
+def test_null_is_a_value_only_where_it_means_something(tmp_path: Path):
+    text = """\
+team:
+  run: HAPPO
+  env: matrix_game
+  config:
+    env_config: {game: climbing}
+    vf_clip_param: null
+    huber_delta: null
+    minibatch_size: null
+    critic_minibatch_size: null
+"""
+    (tmp_path / "good.yaml").write_text(text)
+    [experiment] = load_experiments(tmp_path / "good.yaml")
+    assert experiment.config.vf_clip_param is None
+    wrong = text + "    critic_lr: null\n    critic_num_epochs: null\n"
+    messages = problems(tmp_path, wrong.replace("{game: climbing}", "null"))
+    assert [message.split(": ")[1] for message in messages] == [
+        f"team.config.{key}" for key in ("env_config", "critic_lr", "critic_num_epochs")
+    ]
+
+
+@pytest.mark.parametrize("config, problem", [("", None), (" 5", "given 5, expected a mapping")])
+def test_overrides_of_a_file_without_a_mapping_under_config(config: str, problem: str | None, tmp_path: Path):
+    path = tmp_path / "file.yaml"
+    path.write_text(f"team:\n  run: PPO\n  env: CartPole-v1\n  config:{config}\n")
+    document = read_file(path)
+    document.override(("team", "config", "seed"), 1, "--seed")
+    if problem is None:
+        [experiment] = parse_experiments(document)
+        assert experiment.config.seed == 1
+    else:
+        with pytest.raises(ConfigError, match=problem):
+            parse_experiments(document)
 
 
 def test_a_file_that_is_not_there():
