@@ -73,6 +73,8 @@ def _episodes(algorithm: Algorithm, num_episodes: int, recorder: Recorder | None
     runner: Any = algorithm.env_runner
     for index in range(num_episodes):
         samples = runner.sample(num_episodes=1, explore=False)
+        # RLlib's env runners would seed the environment anew and play the same episode again.
+        runner._needs_initial_reset = False
         yield _outcome(samples, algorithm.config)
         if recorder:
             recorder.write(index)
