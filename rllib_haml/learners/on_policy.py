@@ -179,8 +179,9 @@ class OnPolicyTeamLearner(TorchLearner):
 
     def _fit_critic(self, joint: JointBatch, before: Tensor, advantage: Tensor, rows: JointRows) -> Tensor:
         """Regresses V on Â + V, with its own epochs and minibatches; returns the last loss."""
-        config, critic = self.config, self.module[CRITIC].unwrapped()
-        returns = advantage + critic.denormalise(before)
+        config, critic = self.config.get_config_for_module(CRITIC), self.module[CRITIC].unwrapped()
+        values = critic.denormalise(before)
+        returns = advantage + values
         if critic.value_norm is not None:
             critic.value_norm.update(returns[joint.any_active], all_reduce)
         target = critic.normalise(returns)
@@ -191,14 +192,17 @@ class OnPolicyTeamLearner(TorchLearner):
         loss = norm = torch.zeros((), device=self._device)
         for epoch in range(config.critic_num_epochs):
             for part in rows.minibatches(config.critic_minibatch_size, *key, epoch):
-                values = critic.normalised_values(states[part])
                 error = value_loss(
-                    values, before[part], target[part], config.vf_clip_param, config.huber_delta
+                    critic.normalised_values(states[part]),
+                    before[part],
+                    target[part],
+                    config.vf_clip_param,
+                    config.huber_delta,
                 )
                 loss = rows.mean(config.vf_loss_coeff * error, joint.any_active[part], part)
                 norm = descend(loss, parameters, optimizer, config.grad_clip, rows)
         loss = all_reduce(loss.detach().clone())
-        explained = diagnostics.explained_variance(target, before, joint.any_active, rows)
+        explained = diagnostics.explained_variance(returns, values, joint.any_active, rows)
         report = {"vf_loss": loss, "vf_explained_var": explained, "grad_norm": norm}
         self.metrics.log_dict(report, key=CRITIC, window=1)
         return loss
