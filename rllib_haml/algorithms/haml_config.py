@@ -13,12 +13,22 @@ from rllib_haml.algorithms.sampler_choice import choose_env_runner
 from rllib_haml.algorithms.team_config import TeamConfig
 from rllib_haml.haml import Drift, Everywhere, FixedOrder, Neighbourhood, NoDrift, Order, RandomOrder
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
-from rllib_haml.sampling.team import TeamReward
+from rllib_haml.modules.critic import CRITIC
+from rllib_haml.sampling.team import Team, TeamReward
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 logger = logging.getLogger("rllib_haml")
+
+# Settings of RLlib that the update and the fast sampler do not read, with the value that means "off".
+WITHOUT_EFFECT = {
+    "observation_filter": "NoFilter",
+    "torch_compile_learner": False,
+    "torch_compile_worker": False,
+}
+# Keys of `training` that cannot differ from policy to policy.
+TEAM_WIDE = {"gamma", "lambda_", "order", "team_reward", "update_scheme", "use_value_norm"}
 
 
 class HAMLConfig(TeamConfig):
@@ -52,7 +62,6 @@ class HAMLConfig(TeamConfig):
         self.vf_clip_param = 0.2
         self.grad_clip = 10.0
         self.use_kl_loss, self.kl_coeff, self.kl_target = False, 0.0, None
-        self.train_batch_size_per_learner = 4000
         self.num_envs_per_env_runner = 8
         self.critic_lr: Any = 5e-4
         self.critic_num_epochs = 5
@@ -144,7 +153,9 @@ class HAMLConfig(TeamConfig):
         ppo_keys.refuse("learner_connector", self._learner_connector)
         self._check_choices()
         if self.env is not None and not self.in_evaluation:
-            self._check_networks(self.resolve_team())
+            team = self.resolve_team()
+            self._check_networks(team)
+            self._check_policies(team)
         super().validate()
         self.env_runner_cls = choose_env_runner(self)
         self._warn_where_theory_ends()
@@ -159,6 +170,42 @@ class HAMLConfig(TeamConfig):
                 raise ValueError(f"{key}={getattr(self, key)!r}: expected one of {', '.join(allowed)}.")
         if self.order != "random" and not isinstance(self.order, list | tuple):
             raise ValueError(f"order={self.order!r}: expected 'random' or a list of policies.")
+
+        for key, off in WITHOUT_EFFECT.items():
+            if getattr(self, key) != off:
+                raise ValueError(f"{key}={getattr(self, key)!r} would have no effect here: leave it out.")
+
+    def _check_policies(self, team: Team) -> None:
+        """What names policies names those that there are, and says of them what can differ."""
+        names = list(team.members())
+        if self.order != "random":
+            trained = [name for name in names if self._trains(name)]
+            if len(set(self.order)) < len(self.order) or not set(trained) <= set(self.order) <= set(names):
+                raise ValueError(f"order={self.order!r}: expected each trained policy once, {trained}.")
+        overrides = self.algorithm_config_overrides_per_module
+        for name in overrides:
+            if name not in (*names, CRITIC):
+                raise ValueError(
+                    f"algorithm_config_overrides_per_module names {name!r}; there are {[*names, CRITIC]}."
+                )
+            team_wide = TEAM_WIDE.intersection(overrides[name])
+            if team_wide:
+                raise ValueError(
+                    f"algorithm_config_overrides_per_module gives {name!r} {sorted(team_wide)}, which the "
+                    f"whole team has in common: set it with .training()."
+                )
+        for name, spec in self.policies.items():
+            if getattr(spec, "config", None):
+                raise ValueError(
+                    f"policies: RLlib ignores the config of {name!r}: use "
+                    f"algorithm_config_overrides_per_module={{{name!r}: {{...}}}}."
+                )
+
+    def _trains(self, policy: str) -> bool:
+        chosen: Any = self.policies_to_train
+        if callable(chosen):
+            return chosen(policy, None)
+        return chosen is None or policy in chosen
 
     def _warn_where_theory_ends(self) -> None:
         if self.team is None or self.in_evaluation or self.update_scheme != "sequential":

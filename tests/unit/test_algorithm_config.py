@@ -18,6 +18,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+from ray.rllib.policy.policy import PolicySpec
 from ray.tune.registry import register_env
 
 from rllib_haml import HAPPO, HAMLConfig, HAPPOConfig, MAPPOConfig
@@ -280,6 +281,62 @@ def test_policies_follow_an_environment_that_changes() -> None:
     made.validate()
     made.environment(env_config={"agents": NAMES[:2]}).validate()
     assert set(made.policies) == set(NAMES[:2])
+
+
+@pytest.mark.parametrize(
+    "multi_agent, message",
+    [
+        ({"algorithm_config_overrides_per_module": {"scuot": {"lr": 1e-3}}}, "names 'scuot'; there are"),
+        (
+            {"algorithm_config_overrides_per_module": {"scout": HAPPOConfig.overrides(gamma=0.5)}},
+            "whole team",
+        ),
+        ({"policies": {a: PolicySpec(config={"lr": 1e-3}) for a in NAMES}}, "overrides_per_module"),
+    ],
+)
+def test_what_would_be_ignored_of_a_single_policy_is_refused(
+    multi_agent: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        config().multi_agent(**multi_agent).validate()
+
+
+def test_policies_and_critic_can_have_settings_of_their_own() -> None:
+    own = {"scout": {"clip_param": 0.9, "lr": 1e-3}, CRITIC: {"grad_clip": 1.0, "critic_num_epochs": 9}}
+    made = config().multi_agent(algorithm_config_overrides_per_module=own)
+    made.validate()
+    assert made.get_config_for_module("scout").make_drift() == ClipDrift(0.9)
+    assert made.get_config_for_module("carrier").make_drift() == ClipDrift(0.2)
+    assert made.get_config_for_module(CRITIC).critic_num_epochs == 9
+
+
+@pytest.mark.parametrize("order", [[], ["scout", "carrier"], [*NAMES, "scout"], [*NAMES, "other"]])
+def test_a_fixed_order_names_every_policy_once(order: list[str]) -> None:
+    with pytest.raises(ValueError, match="each trained policy once"):
+        config().training(order=order).validate()
+
+
+def test_a_fixed_order_may_leave_out_who_is_not_trained() -> None:
+    for order in (["carrier"], [*NAMES]):
+        config().multi_agent(policies_to_train=["carrier"]).training(order=order).validate()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda made: made.env_runners(observation_filter="MeanStdFilter"),
+        lambda made: made.framework(torch_compile_learner=True),
+    ],
+)
+def test_what_has_no_effect_is_refused(call: Any) -> None:
+    with pytest.raises(ValueError, match="no effect"):
+        call(config()).validate()
+
+
+def test_the_batch_can_be_given_as_a_whole_or_per_learner() -> None:
+    assert config().learners(num_learners=2).training(train_batch_size=600).total_train_batch_size == 600
+    given = config().learners(num_learners=2).training(train_batch_size_per_learner=600)
+    assert given.total_train_batch_size == 1200
 
 
 def test_policies_to_train_are_kept() -> None:
