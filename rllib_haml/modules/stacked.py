@@ -129,7 +129,7 @@ def _of(layers: Sequence[nn.Module], name: str) -> Tensor:
 
 def _normalise(layer: nn.LayerNorm) -> Layer:
     shape, eps = layer.normalized_shape, layer.eps
-    return lambda x: nn.functional.layer_norm(x, shape, eps=eps)
+    return lambda x: torch.layer_norm(x, shape, None, None, eps)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> Layer:
