@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
