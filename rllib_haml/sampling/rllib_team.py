@@ -72,6 +72,11 @@ class RLlibTeam:
         for flags in (terminateds, truncateds):
             self._done.update(agent for agent, flag in flags.items() if flag)
         terminated, truncated = self._team_end(terminateds, truncateds, infos)
+        if truncated and not obs and self.state_space is None:
+            raise EnvironmentFault(
+                "a time limit ended the episode without an observation: return everyone's last one, which "
+                "tells what the state was still worth"
+            )
         if terminated or truncated:
             gone = {a for a, flag in terminateds.items() if flag} if truncated else set()
             return Outcome(obs, self._present(obs, gone), rewards, terminated, truncated, infos)

@@ -126,6 +126,23 @@ def test_a_live_agent_without_observation():
         make_vector_team_env(Blind, 1).reset([0], [None])
 
 
+def test_a_time_limit_without_a_last_observation():
+    class Blind(ScriptedMultiAgentEnv):
+        def step(self, action_dict):
+            obs, *rest = super().step(action_dict)
+            return ({} if self.time == self.script.length else obs, *rest)
+
+    def one_step(end):
+        vec = make_vector_team_env(lambda: Blind(length=1, end=end), 1)
+        vec.reset([0], [None])
+        actions = action_script(vec._teams[0].env, 0, 0)
+        return vec.step({agent: np.stack([action]) for agent, action in actions.items()})
+
+    assert one_step("terminated").terminated.all()  # nothing follows that would have a value
+    with pytest.raises(EnvironmentFault, match="time limit ended the episode without an observation"):
+        one_step("truncated")
+
+
 @pytest.mark.parametrize("reward", ["much", [1.0, 2.0]])
 def test_a_reward_that_is_no_number(reward):
     class Odd(ScriptedMultiAgentEnv):
