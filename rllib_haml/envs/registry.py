@@ -113,7 +113,7 @@ class PathCreator:
         if isinstance(target, type) and issubclass(target, MultiAgentEnv):
             made = target(env_config)  # pyright: ignore[reportCallIssue]
         else:
-            made = _call(self.path, target, arguments)
+            made = _call(self.path, target, arguments, env_config)
         return _finish(self.path, made, wrappers)
 
 
@@ -128,7 +128,9 @@ class ObjectCreator(PathCreator):
         return self._target
 
 
-def _call(path: str, target: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+def _call(
+    path: str, target: Callable[..., Any], arguments: dict[str, Any], env_config: Mapping[str, Any]
+) -> Any:
     """Calls with keyword arguments or, in RLlib's way, with the whole `env_config`."""
     try:
         signature = inspect.signature(target)
@@ -140,7 +142,7 @@ def _call(path: str, target: Callable[..., Any], arguments: dict[str, Any]) -> A
         names = set(signature.parameters)
         takes_one = len(names) == 1 and not names & set(arguments)
         if takes_one and not isinstance(target, type):
-            return target(arguments)
+            return target(env_config)
         unknown = [key for key in arguments if key not in names]
         near = difflib.get_close_matches(unknown[0], names, n=1) if unknown else []
         hint = f"; did you mean {near[0]!r} instead of {unknown[0]!r}?" if near else ""

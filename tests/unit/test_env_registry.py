@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from fake_envs import ScriptedMultiAgentEnv, ScriptedParallelEnv
+from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
 
 from rllib_haml.envs import extras
@@ -89,6 +90,13 @@ def makes_nothing():
 def test_functions_in_both_conventions(name, length):
     env = resolve_env(f"{__name__}:{name}")({"length": length} if length != 4 else {})
     assert getattr(env, "par_env", env).script.length == length
+
+
+def test_functions_of_one_argument_get_rllibs_context():
+    def creator(context):
+        return ScriptedMultiAgentEnv(length=context.worker_index)
+
+    assert resolve_env(creator)(EnvContext({}, worker_index=7)).script.length == 7
 
 
 def test_registered_names_of_others_are_found():
