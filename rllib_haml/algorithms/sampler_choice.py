@@ -39,6 +39,9 @@ def why_stock(config: Any) -> str | None:
         return "a custom env_to_module_connector"
     if config._module_to_env_connector is not None:
         return "a custom module_to_env_connector"
+    for pipeline in ("env_to_module", "module_to_env"):
+        if not getattr(config, f"add_default_connectors_to_{pipeline}_pipeline"):
+            return f"add_default_connectors_to_{pipeline}_pipeline=False"
     if config.count_steps_by == "agent_steps":
         return "count_steps_by='agent_steps'"
     if config._has_own_multi_rl_module():

@@ -439,6 +439,10 @@ SPEC = MultiRLModuleSpec(
 REASONS: dict[str, tuple[str, dict[str, Any]]] = {
     "env_to_module_connector": ("env_runners", {"env_to_module_connector": lambda *_, **__: []}),
     "module_to_env_connector": ("env_runners", {"module_to_env_connector": lambda *_, **__: []}),
+    "add_default_connectors_to_module_to_env_pipeline": (
+        "env_runners",
+        {"add_default_connectors_to_module_to_env_pipeline": False},
+    ),
     "count_steps_by": ("multi_agent", {"count_steps_by": "agent_steps"}),
     "MultiRLModule": ("rl_module", {"rl_module_spec": SPEC}),
     "on_episode_end": ("callbacks", {"callbacks_class": Watcher}),
