@@ -204,7 +204,7 @@ class HAMLConfig(TeamConfig):
     def _trains(self, policy: str) -> bool:
         chosen: Any = self.policies_to_train
         if callable(chosen):
-            return chosen(policy, None)
+            return bool(chosen(policy, None))
         return chosen is None or policy in chosen
 
     def _warn_where_theory_ends(self) -> None:

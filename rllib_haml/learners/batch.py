@@ -12,7 +12,6 @@ import tree
 from gymnasium import spaces
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.columns import Columns
-from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from torch import Tensor
 
 from rllib_haml.modules.actor import ACTION_MASK
@@ -54,7 +53,7 @@ class JointBatchConnector(ConnectorV2):
 
     def __call__(self, *, rl_module: Any, batch: dict[str, Any], episodes: list[Any], **kwargs: Any) -> Any:
         for episode in episodes:
-            if isinstance(episode, MultiAgentEpisode) or not isinstance(episode, JointFragment):
+            if not isinstance(episode, JointFragment):
                 raise TypeError(f"The learner takes JointFragments, got a {type(episode).__name__}.")
         columns = {
             module_id: self._policy_columns(agents, episodes)
