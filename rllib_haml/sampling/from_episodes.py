@@ -84,7 +84,7 @@ def _ends(episode: MultiAgentEpisode) -> tuple[bool, bool]:
     truncated = episode.is_truncated or any(agent.is_truncated for agent in ends)
     if not (episode.is_terminated and truncated):
         return bool(episode.is_terminated), bool(truncated)
-    terminal = any(agent.get_infos(-1).get("terminal") is True for agent in ends)
+    terminal = any(bool(agent.get_infos(-1).get("terminal")) for agent in ends)
     return terminal, not terminal
 
 
