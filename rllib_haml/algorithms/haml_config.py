@@ -26,6 +26,8 @@ WITHOUT_EFFECT = {
     "observation_filter": "NoFilter",
     "torch_compile_learner": False,
     "torch_compile_worker": False,
+    "log_gradients": False,
+    "torch_skip_nan_gradients": False,
 }
 # Keys of `training` that cannot differ from policy to policy.
 TEAM_WIDE = {"gamma", "lambda_", "order", "team_reward", "update_scheme", "use_value_norm"}
@@ -67,6 +69,7 @@ class HAMLConfig(TeamConfig):
         self.critic_num_epochs = 5
         self.critic_minibatch_size: int | None = None
         self.huber_delta: float | None = 10.0
+        self._chosen_env_runner: type | None = None
         self.adam_epsilon = 1e-5
         self.weight_decay = 0.0
         self.order: Literal["random"] | list[str] = "random"
@@ -157,8 +160,16 @@ class HAMLConfig(TeamConfig):
             self._check_networks(team)
             self._check_policies(team)
         super().validate()
-        self.env_runner_cls = choose_env_runner(self)
+        self._choose_env_runner()
         self._warn_where_theory_ends()
+
+    def _choose_env_runner(self) -> None:
+        """Remembers what was chosen here, so that a later change of the config can choose anew."""
+        if self.env_runner_cls is self._chosen_env_runner:
+            self.env_runner_cls = None
+        given = self.env_runner_cls
+        self.env_runner_cls = choose_env_runner(self)
+        self._chosen_env_runner = None if given else self.env_runner_cls
 
     def _check_choices(self) -> None:
         choices = {
@@ -171,6 +182,10 @@ class HAMLConfig(TeamConfig):
         if self.order != "random" and not isinstance(self.order, list | tuple):
             raise ValueError(f"order={self.order!r}: expected 'random' or a list of policies.")
 
+        for key, (low, high) in self.valid_ranges.items():
+            value = getattr(self, key)
+            if isinstance(value, int | float) and not (low or 0) <= value <= (high or float("inf")):
+                raise ValueError(f"{key}={value!r}: expected a number from {low} to {high or 'infinity'}.")
         for key, off in WITHOUT_EFFECT.items():
             if getattr(self, key) != off:
                 raise ValueError(f"{key}={getattr(self, key)!r} would have no effect here: leave it out.")

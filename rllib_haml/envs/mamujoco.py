@@ -151,7 +151,7 @@ class MAMuJoCo(ParallelEnv):
         for agent, stop in self._routes[0]:
             command[start:stop] = actions[agent]
             start = stop
-        if not math.isfinite(command @ command):
+        if not (math.isfinite(command @ command) or np.isfinite(command).all()):
             raise ValueError(f"an action is not finite: {actions}")
         self._robot_obs, reward, terminated, truncated, info = self.env.step(command[self._routes[1]])
         team = self.possible_agents

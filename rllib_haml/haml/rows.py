@@ -49,7 +49,8 @@ class JointRows:
         Every learner yields equally many, some of them perhaps empty.
 
         Args:
-            size: Joint steps of a minibatch over all learners; None is the whole batch.
+            size: Joint steps that a minibatch holds at most, over all learners; None is the whole batch.
+                Minibatches are equally long, up to one row, so that none of them is a remnant.
             key: What the permutation depends on: seed, update, policy, epoch.
         """
         if size is None or size >= self.total:
@@ -59,7 +60,7 @@ class JointRows:
         order = torch.randperm(self.total, generator=generator(device, *key), device=device)
         local = torch.full((self.total,), -1, device=device)
         local[self.index] = torch.arange(len(self.index), device=device)
-        for rows in local[order].split(size):
+        for rows in local[order].tensor_split(-(-self.total // size)):
             yield rows[rows >= 0]
 
     def mean(self, values: Tensor, active: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import gymnasium as gym
+import numpy as np
 import torch
 from gymnasium import spaces
 from ray.rllib.core.distribution.torch.torch_distribution import (
@@ -71,12 +72,12 @@ def make_head(space: gym.Space, config: ModelConfig) -> GaussianHead | Categoric
     Raises:
         ValueError: If no head supports it.
     """
-    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+    if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
         return GaussianHead(space, config)
     if isinstance(space, spaces.Discrete) and space.start == 0:
         return CategoricalHead(space, config)
     raise ValueError(
-        f"Action space {space} has no head: expected a one-dimensional Box, or a Discrete that starts at 0. "
+        f"Action space {space} has no head: expected a one-dimensional Box of floats, or a Discrete from 0. "
         f"Flatten it in the environment, or bring an RLModule of your own with "
         f"`.rl_module(rl_module_spec=...)`."
     )

@@ -49,8 +49,10 @@ def from_episode(episode: MultiAgentEpisode, team: Team, source: tuple[int, int]
         source: Stands for (env runner, sub-environment), which episodes do not tell.
 
     Raises:
-        ValueError: If the environment gives a state and the episode's infos do not hold it.
+        ValueError: If the environment gives a state and the episode's infos do not hold it, or the infos
+            hold an action mask.
     """
+    _refuse_masks_in_infos(episode, team)
     length = len(episode)
     terminated, truncated = _ends(episode)
     columns = {agent: _AgentRows(episode, agent, length, terminated) for agent in team.agents}
@@ -74,6 +76,17 @@ def from_episode(episode: MultiAgentEpisode, team: Team, source: tuple[int, int]
         source=source,
         weights_seq_no=0,
     )
+
+
+def _refuse_masks_in_infos(episode: MultiAgentEpisode, team: Team) -> None:
+    """RLlib's sampler shows a policy its observation alone: a mask beside it was not obeyed."""
+    for agent_id, agent in episode.agent_episodes.items():
+        if not holds_action_mask(team.observation_spaces[agent_id]) and "action_mask" in agent.get_infos(0):
+            raise ValueError(
+                f"Agent {agent_id!r} has its action mask in infos, which RLlib's MultiAgentEnvRunner does "
+                f"not obey: put it into a Dict observation under 'action_mask', or do without what needs "
+                f"that env runner (the log says what)."
+            )
 
 
 def _ends(episode: MultiAgentEpisode) -> tuple[bool, bool]:

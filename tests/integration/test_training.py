@@ -126,6 +126,23 @@ def test_episode_callbacks_bring_rllibs_env_runner_and_the_same_results(
     algo.stop()
 
 
+class MasksInInfos(ScriptedMultiAgentEnv):
+    """Tells its masks where RLlib's own env runner does not look."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        obs, _ = super().reset(**kwargs)
+        return obs, {"scout": {"action_mask": np.array([0, 1], np.int8)}}
+
+
+def test_rllibs_env_runner_refuses_masks_that_it_would_not_obey(ray_cluster: Any) -> None:
+    config = small(HAPPOConfig()).callbacks(CountEpisodes)
+    register_env("scripted", lambda env_config: MasksInInfos(**env_config))
+    algo = config.build_algo()
+    with pytest.raises(ValueError, match="'scout' has its action mask in infos"):
+        algo.train()
+    algo.stop()
+
+
 def test_team_return_counts_a_shared_reward_once(ray_cluster: Any) -> None:
     algo = small(HAPPOConfig()).build_algo()
     result = algo.train()["env_runners"]

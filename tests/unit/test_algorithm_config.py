@@ -461,3 +461,19 @@ def test_what_needs_episodes_gets_rllibs_own_runner(reason: str, caplog: pytest.
     with caplog.at_level("WARNING", logger="rllib_haml"):
         assert chosen(made) is MultiAgentEnvRunner
     assert any(reason in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("wrong", [{"critic_lr": -1.0}, {"huber_delta": -0.1}, {"critic_num_epochs": -1}])
+def test_numbers_out_of_range_are_refused_in_python_too(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        HAPPOConfig().training(**wrong).validate()
+
+
+def test_the_env_runner_is_chosen_anew_when_its_reason_is_gone() -> None:
+    config = HAPPOConfig().environment("matrix_game", env_config={"game": "climbing"})
+    config.multi_agent(count_steps_by="agent_steps")
+    config.validate()
+    assert config.env_runner_cls is MultiAgentEnvRunner
+    config.multi_agent(count_steps_by="env_steps")
+    config.validate()
+    assert config.env_runner_cls is JointEnvRunner
