@@ -39,7 +39,19 @@ class TeamModule(MultiRLModule):
 
     To RLlib it is a plain MultiRLModule; `act` is the fast way to all agents' actions. Call `refresh`
     after the weights have changed.
+
+    Raises:
+        ValueError: (when built) if a policy has a recurrent state.
     """
+
+    def setup(self) -> None:
+        super().setup()
+        for module_id, module in self.items():
+            if module.is_stateful():
+                raise ValueError(
+                    f"Policy {module_id!r} ({type(module).__name__}) has a recurrent state, which this "
+                    f"package does not carry: use a module without one (for RLlib's own: use_lstm=False)."
+                )
 
     def refresh(self, module_of: Mapping[AgentID, ModuleID]) -> None:
         """Groups the agents into stacks and copies the present weights.
