@@ -6,6 +6,7 @@ Importing the package registers its algorithms and environments with Ray, so tha
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -52,6 +53,17 @@ def register() -> None:
     register_envs()
 
 
+def _sign_worker_logs() -> None:
+    """Tells readers of Ray's merged worker logs, the `rllib` command among them, whose lines these are."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("rllib_haml: %(levelname)s %(message)s"))
+    logger = logging.getLogger("rllib_haml")
+    logger.handlers, logger.propagate = [handler], False
+
+
+_program = Path(sys.argv[0] if sys.argv else "")
+if _program.name == "default_worker.py":
+    _sign_worker_logs()
 # The `rllib` command answers `--help` before it loads Ray, and registers when it needs to.
-if Path(sys.argv[0] if sys.argv else "").stem != "rllib":
+if _program.stem != "rllib":
     register()

@@ -64,7 +64,8 @@ class HAMLConfig(TeamConfig):
         self.vf_clip_param = 0.2
         self.grad_clip = 10.0
         self.use_kl_loss, self.kl_coeff, self.kl_target = False, 0.0, None
-        self.num_envs_per_env_runner = 8
+        # Sampling in the training process: fast enough for a start, and resuming is exact.
+        self.num_env_runners, self.num_envs_per_env_runner = 0, 8
         self.critic_lr: Any = 5e-4
         self.critic_num_epochs = 5
         self.critic_minibatch_size: int | None = None

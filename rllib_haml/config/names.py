@@ -58,7 +58,7 @@ def check_environment(name: Any) -> None:
         raise NameProblem(f"given {name!r}, expected the name of an environment.")
     if name in registered_envs() or name in gym.registry:
         return
-    if "." in name:
+    if "." in name or ":" in name:
         load_object(name)
         # RLlib's multi-agent sampler finds registered environments only.
         register_env(name, resolve_env(name))
@@ -67,7 +67,7 @@ def check_environment(name: Any) -> None:
     hint = near if near.startswith("Did") else did_you_mean(name, gym.registry)
     raise NameProblem(
         f"{name!r} is no registered environment. {hint if hint.startswith('Did') else near} "
-        "An own one is named by its import path: `my_package.MyEnv`."
+        "An own one is named by its import path: `my_module:MyEnv`."
     )
 
 
