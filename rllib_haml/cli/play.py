@@ -51,6 +51,8 @@ def play(
     ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level=logging.CRITICAL)
     if not verbosity:
         silence_ray()
+        # That the training's episodes are not continued goes without saying here.
+        logging.getLogger("rllib_haml").setLevel(logging.ERROR)
     try:
         algorithm = _build(checkpoint, config, bool(recorder))
         yield from _episodes(algorithm, num_episodes, recorder)
