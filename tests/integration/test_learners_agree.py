@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from fake_envs import NAMES, Script, ScriptedMultiAgentEnv
 from ray.tune.registry import register_env
 
@@ -145,6 +146,41 @@ def test_control_learners_that_do_not_talk_disagree(one: Any) -> None:
     )
     assert distance(both[0], both[1]) > 1e-4
     del alone
+
+
+class RecordingLearner(OnPolicyTeamLearner):
+    """The product's learner, in float32, that keeps the first gradient each optimizer is given."""
+
+    def build(self) -> None:
+        super().build()
+        self.first: dict[str, np.ndarray] = {}
+        for name, optimizer in self._named_optimizers.items():
+            optimizer.register_step_pre_hook(lambda opt, args, kwargs, name=name: self._keep(name, opt))
+
+    def _keep(self, name: str, optimizer: torch.optim.Optimizer) -> None:
+        if name not in self.first:
+            gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
+            self.first[name] = torch.cat(gradients).cpu().numpy().copy()
+
+
+def first_gradients(num_learners: int) -> list[dict[str, np.ndarray]]:
+    whole = {"minibatch_size": None, "critic_minibatch_size": None, "grad_clip": None, "num_epochs": 1}
+    algo = config(num_learners, RecordingLearner, **whole).build_algo()
+    data = JointTrainingData(episodes=in_batch_order(fragments(0)))
+    algo.learner_group.update(training_data=data, timesteps={"num_env_steps_sampled_lifetime": 0})
+    kept = [answer.get() for answer in algo.learner_group.foreach_learner(lambda learner: learner.first)]
+    algo.stop()
+    return kept
+
+
+def test_first_gradients_of_two_learners_equal_those_of_one_in_float32(ray_cluster: Any) -> None:
+    (alone,), both = first_gradients(0), first_gradients(2)
+    assert len(alone) == len(NAMES) + 1
+    for name, gradient in alone.items():
+        np.testing.assert_array_equal(both[0][name], both[1][name])
+        error = np.linalg.norm(both[0][name] - gradient) / np.linalg.norm(gradient)
+        print(f"{name}: relative difference of the reduced gradient {error:.1e}")
+        assert error < 1e-5
 
 
 def test_a_seedless_run_agrees_on_its_weights_and_order(ray_cluster: Any) -> None:
