@@ -71,8 +71,8 @@ class OneStepGame(ParallelEnv):
         self.action_spaces = dict(zip(self.possible_agents, action_spaces, strict=True))
 
     def payoff(self, actions: list[Any]) -> float:
-        """The reward of everyone; `actions` in the agents' order."""
-        raise NotImplementedError
+        """The reward of everyone; `actions` in the agents' order. Every game defines its own."""
+        raise NotImplementedError(f"{type(self).__name__} defines no payoff")
 
     def observation_space(self, agent: str) -> gym.Space:
         return self.observation_spaces[agent]

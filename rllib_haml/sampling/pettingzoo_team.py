@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from rllib_haml.sampling.team_env import (
     declared_space,
     has_own_state,
 )
+
+logger = logging.getLogger("rllib_haml")
 
 
 class PettingZooTeam:
@@ -104,6 +107,12 @@ def _state_space(env: ParallelEnv) -> gym.spaces.Box | None:
     env.reset()
     try:
         state = np.asarray(env.state())
-    except (NotImplementedError, AttributeError):
+    except NotImplementedError:
+        return None
+    except AttributeError as error:
+        # Conversions offer a `state()` that asks an inner environment without one; so does a broken one.
+        logger.warning(
+            "%s.state() raised %r: the critic reads the joint observation instead.", type(env).__name__, error
+        )
         return None
     return gym.spaces.Box(-np.inf, np.inf, state.shape, np.float32)

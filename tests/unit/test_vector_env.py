@@ -406,3 +406,17 @@ def test_pettingzoo_end_with_mixed_flags():
     assert out.truncated.all()
     assert not out.terminated.any()
     assert out.active.tolist() == [[False, True, True]] * 2
+
+
+class BrokenState(ScriptedParallelEnv):
+    """Declares no state space, and its `state()` fails."""
+
+    state_space = None
+
+    def state(self) -> np.ndarray:
+        return self.no_such_attribute
+
+
+def test_a_state_that_cannot_be_read_is_said_and_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    assert make_vector_team_env(BrokenState, 1).state_space is None
+    assert "no_such_attribute" in caplog.text
