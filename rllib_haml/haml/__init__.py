@@ -7,28 +7,40 @@ Shapes, everywhere in this package: S joint steps of a train batch (R of them in
 that share one policy (K = 1 unless parameters are shared), T time, B columns.
 """
 
-from rllib_haml.haml.drift import ClipDrift, Drift, NoDrift
+from rllib_haml.haml.drift import ClipDrift, Drift, Move, NoDrift
+from rllib_haml.haml.families import ActionFamily, Bernoulli, Categorical, Family, Gaussian, SquashedGaussian
 from rllib_haml.haml.neighbourhood import Everywhere, Neighbourhood
-from rllib_haml.haml.order import FixedOrder, Order, RandomOrder
+from rllib_haml.haml.order import FixedOrder, Order, RandomOrder, Scores
+from rllib_haml.haml.products import MultiCategorical, Product
 from rllib_haml.haml.returns import gae
 from rllib_haml.haml.rows import JointRows, generator
 from rllib_haml.haml.sweep import Evaluation, MirrorStep, Player, Policy, SweepResult, sweep
 from rllib_haml.haml.value_norm import ValueNorm
 
 __all__ = [
+    "ActionFamily",
+    "Bernoulli",
+    "Categorical",
     "ClipDrift",
     "Drift",
     "Evaluation",
     "Everywhere",
+    "Family",
     "FixedOrder",
+    "Gaussian",
     "JointRows",
     "MirrorStep",
+    "Move",
+    "MultiCategorical",
     "Neighbourhood",
     "NoDrift",
     "Order",
     "Player",
     "Policy",
+    "Product",
     "RandomOrder",
+    "Scores",
+    "SquashedGaussian",
     "SweepResult",
     "ValueNorm",
     "gae",

@@ -10,18 +10,48 @@ from typing import Protocol
 
 from torch import Tensor
 
+from rllib_haml.haml.families import Family
+
+
+@dataclass(frozen=True)
+class Move:
+    """A candidate policy seen from the present one, on R rows.
+
+    Attributes:
+        ratio: (K, R) candidate over present probability of the taken action, differentiable.
+        factor: (R,) compound ratio of the agents that moved before.
+        advantage: (R,) Â of the team.
+        family: The kind of action distribution.
+        present: (K, R, P) parameters of the present policy's distributions.
+        candidate: (K, R, P) those of the candidate's, differentiable.
+        place: Which of the sweep's moves this is, divided by their number: in (0, 1].
+    """
+
+    ratio: Tensor
+    factor: Tensor
+    advantage: Tensor
+    family: Family
+    present: Tensor
+    candidate: Tensor
+    place: float = 1.0
+
+    @property
+    def m(self) -> Tensor:
+        """(R,) M, the compound ratio times the advantage."""
+        return self.factor * self.advantage
+
+    def kl(self) -> Tensor:
+        """(K, R) KL(present ‖ candidate), exact."""
+        return self.family.kl(self.present, self.candidate)
+
+    def reverse_kl(self) -> Tensor:
+        """(K, R) KL(candidate ‖ present), exact."""
+        return self.family.kl(self.candidate, self.present)
+
 
 class Drift(Protocol):
-    def __call__(self, ratio: Tensor, m: Tensor) -> Tensor:
-        """Drift of each row.
-
-        Args:
-            ratio: (K, R) candidate over present probability of the taken action, differentiable.
-            m: (R,) M, the compound ratio of the agents that moved before, times the advantage.
-
-        Returns:
-            (K, R), in units of the advantage.
-        """
+    def __call__(self, move: Move) -> Tensor:
+        """(K, R), the drift of each row in units of the advantage."""
         ...
 
 
@@ -29,8 +59,8 @@ class Drift(Protocol):
 class NoDrift:
     """The trivial drift, 0 everywhere: HAA2C, and HATRPO with its ball as neighbourhood."""
 
-    def __call__(self, ratio: Tensor, m: Tensor) -> Tensor:
-        return ratio.new_zeros(()).expand_as(ratio)
+    def __call__(self, move: Move) -> Tensor:
+        return move.ratio.new_zeros(()).expand_as(move.ratio)
 
 
 @dataclass(frozen=True)
@@ -45,5 +75,6 @@ class ClipDrift:
 
     clip_param: float
 
-    def __call__(self, ratio: Tensor, m: Tensor) -> Tensor:
-        return ((ratio - ratio.clamp(1 - self.clip_param, 1 + self.clip_param)) * m).relu()
+    def __call__(self, move: Move) -> Tensor:
+        clipped = move.ratio.clamp(1 - self.clip_param, 1 + self.clip_param)
+        return ((move.ratio - clipped) * move.m).relu()

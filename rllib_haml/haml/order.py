@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+Scores = Callable[[], Mapping[str, float]]
+
 
 class Order(Protocol):
-    def next(self, remaining: Sequence[str], generator: torch.Generator) -> str:
-        """The one of `remaining` that moves now; drawn from `generator`, alike on every learner."""
+    def next(
+        self, moved: Sequence[str], remaining: Sequence[str], scores: Scores, generator: torch.Generator
+    ) -> str:
+        """Who moves now.
+
+        Args:
+            moved: Who has, first mover first.
+            remaining: Who has not, in alphabetical order.
+            scores: Computes how much each of `remaining` has to gain: the root mean square, over its
+                parameters, of the gradient of its objective at its present policy. As dear as a gradient
+                step for each, so called only if needed, and then on every learner.
+            generator: The source of all randomness, alike on every learner.
+        """
         ...
 
 
@@ -19,7 +32,9 @@ class Order(Protocol):
 class RandomOrder:
     """Every permutation with equal probability."""
 
-    def next(self, remaining: Sequence[str], generator: torch.Generator) -> str:
+    def next(
+        self, moved: Sequence[str], remaining: Sequence[str], scores: Scores, generator: torch.Generator
+    ) -> str:
         draw = torch.randint(len(remaining), (), generator=generator, device=generator.device).item()
         return remaining[int(draw)]
 
@@ -37,7 +52,9 @@ class FixedOrder:
 
     names: tuple[str, ...]
 
-    def next(self, remaining: Sequence[str], generator: torch.Generator) -> str:
+    def next(
+        self, moved: Sequence[str], remaining: Sequence[str], scores: Scores, generator: torch.Generator
+    ) -> str:
         unknown = [name for name in remaining if name not in self.names]
         if unknown:
             raise ValueError(

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from rllib_haml.haml.drift import Drift
+from rllib_haml.haml.drift import Drift, Move
+from rllib_haml.haml.families import Family
 from rllib_haml.haml.order import Order
 from rllib_haml.haml.rows import JointRows, generator
 
@@ -36,14 +37,21 @@ class Evaluation:
     Attributes:
         log_prob: (K, R) of the taken actions, joint over the action's dimensions.
         entropy: (K, R) of the action distribution, in nats, summed over the action's dimensions.
+        parameters: (K, R, P) of the action distribution, as the policy's `family` reads them.
     """
 
     log_prob: Tensor
     entropy: Tensor
+    parameters: Tensor
 
 
 class Policy(Protocol):
     """The policy of one agent (K = 1), or of K agents that share it and so move together."""
+
+    @property
+    def family(self) -> Family:
+        """The kind of its action distributions."""
+        ...
 
     @property
     def active(self) -> Tensor:
@@ -84,17 +92,26 @@ class MirrorStep:
 
     Attributes:
         player: Who moves.
-        m: (S,) M of the local rows.
+        factor: (S,) compound ratio of the local rows: of the agents that moved before.
+        advantage: (S,) Â.
         before: The player's policy on all local rows, before it moves.
         rows: Which joint steps these are.
         key: What the step's random numbers depend on.
+        place: Which of the sweep's moves this is, divided by their number: in (0, 1].
     """
 
     player: Player
-    m: Tensor
+    factor: Tensor
+    advantage: Tensor
     before: Evaluation
     rows: JointRows
     key: tuple[int, ...]
+    place: float = 1.0
+
+    @property
+    def m(self) -> Tensor:
+        """(S,) M, the compound ratio times the advantage."""
+        return self.factor * self.advantage
 
     def minibatches(self, size: int | None, epoch: int) -> Iterator[Rows]:
         return self.rows.minibatches(size, *self.key, epoch)
@@ -103,12 +120,31 @@ class MirrorStep:
         """This learner's part of E[r M - D] (+ entropy bonus) over `rows`; a differentiable scalar."""
         policy, active = self.player.policy, self.player.policy.active[:, rows]
         new = policy.evaluate(rows)
-        change = torch.where(active, new.log_prob - self.before.log_prob[:, rows], 0)
-        ratio, m = change.exp(), self.m[rows]
-        value = ratio * m - self.player.drift(ratio, m)
+        move = self.move(new, rows)
+        value = move.ratio * move.m - self.player.drift(move)
         if self.player.entropy_coeff:
             value = value + self.player.entropy_coeff * new.entropy
         return self.rows.mean(value, active, rows)
+
+    def slope(self) -> float:
+        """Root mean square of the objective's gradient at the present policy, over the parameters."""
+        gradients = torch.autograd.grad(self.objective(), self.player.policy.parameters(), allow_unused=True)
+        flat = torch.cat([g.flatten() for g in gradients if g is not None])
+        return float(self.rows.all_reduce(flat).square().mean().sqrt())
+
+    def move(self, new: Evaluation, rows: Rows = ALL_ROWS) -> Move:
+        """From the policy before to `new`, its evaluation on `rows`."""
+        active = self.player.policy.active[:, rows]
+        change = torch.where(active, new.log_prob - self.before.log_prob[:, rows], 0)
+        return Move(
+            change.exp(),
+            self.factor[rows],
+            self.advantage[rows],
+            self.player.policy.family,
+            self.before.parameters[:, rows],
+            new.parameters,
+            self.place,
+        )
 
 
 @dataclass
@@ -151,22 +187,28 @@ def sweep(
     names = sorted(players)
     draw = generator(rows.index.device, *key)
     result = SweepResult(torch.zeros(len(rows.index), device=rows.index.device))
-    remaining = list(names)
-    while remaining:
-        name = order.next(remaining, draw)
-        remaining.remove(name)
-        player = players[name]
+
+    def begin(name: str, estimate: Tensor) -> MirrorStep:
+        player, place = players[name], (len(result.order) + 1) / len(names)
         with torch.no_grad():
             before = player.policy.evaluate(ALL_ROWS)
-        log_factor = result.log_factor.to(before.log_prob.dtype)
-        m = log_factor.exp() * advantage(log_factor)
-        step = MirrorStep(player, m, before, rows, (*key, names.index(name)))
-        result.reports[name] = player.neighbourhood.maximise(step)
+        factor = result.log_factor.to(before.log_prob.dtype).exp()
+        return MirrorStep(player, factor, estimate, before, rows, (*key, names.index(name)), place)
+
+    while remaining := [name for name in names if name not in result.order]:
+        estimate = advantage(result.log_factor)
+
+        def scores(names: Sequence[str] = remaining, estimate: Tensor = estimate) -> dict[str, float]:
+            return {name: begin(name, estimate).slope() for name in names}
+
+        name = order.next(result.order, remaining, scores, draw)
+        step = begin(name, estimate)
+        result.reports[name] = step.player.neighbourhood.maximise(step)
         with torch.no_grad():
-            after = player.policy.evaluate(ALL_ROWS)
+            after = step.player.policy.evaluate(ALL_ROWS)
         if not simultaneous:
-            change = torch.where(player.policy.active, after.log_prob - before.log_prob, 0)
-            result.log_factor = log_factor + change.sum(0)
+            change = torch.where(step.player.policy.active, after.log_prob - step.before.log_prob, 0)
+            result.log_factor = result.log_factor + change.sum(0)
         result.order.append(name)
-        result.before[name], result.after[name] = before, after
+        result.before[name], result.after[name] = step.before, after
     return result

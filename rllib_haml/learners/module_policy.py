@@ -10,9 +10,11 @@ import tree
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
+from rllib_haml.haml.families import Family
 from rllib_haml.haml.sweep import Evaluation, Rows
 from rllib_haml.learners.batch import ACTIVE
 from rllib_haml.modules.actor import ACTION_MASK
+from rllib_haml.modules.distributions import FamilyDistribution, RLlibFamily
 
 
 class ModulePolicy:
@@ -33,7 +35,8 @@ class ModulePolicy:
         optimizer: torch.optim.Optimizer,
     ):
         self._module, self._parameters, self.optimizer = module, list(parameters), optimizer
-        self._distribution = module.get_train_action_dist_cls()
+        kind = module.get_train_action_dist_cls()
+        self.family: Family = kind.family if issubclass(kind, FamilyDistribution) else RLlibFamily(kind)
         self._inputs = {k: columns[k] for k in (Columns.OBS, ACTION_MASK) if k in columns}
         self._actions = columns[Columns.ACTIONS]
         self.active = columns[ACTIVE].T
@@ -50,6 +53,11 @@ class ModulePolicy:
 
         count, agents = self.active[:, rows].shape[1], len(self.active)
         out = self._module.forward_train(tree.map_structure(flat, self._inputs))
-        distribution = self._distribution.from_logits(out[Columns.ACTION_DIST_INPUTS])
-        logp = distribution.logp(tree.map_structure(flat, self._actions))
-        return Evaluation(logp.view(count, agents).T, distribution.entropy().view(count, agents).T)
+        parameters = out[Columns.ACTION_DIST_INPUTS]
+        logp = self.family.log_prob(parameters, tree.map_structure(flat, self._actions))
+        entropy = self.family.entropy(parameters)
+
+        def by_agent(x: Tensor) -> Tensor:
+            return x.view(count, agents, *x.shape[1:]).transpose(0, 1)
+
+        return Evaluation(by_agent(logp), by_agent(entropy), by_agent(parameters))

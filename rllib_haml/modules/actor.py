@@ -9,6 +9,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor
 
+from rllib_haml.modules.distributions import distribution_class
 from rllib_haml.modules.encoders import flat_size, flatten_rows, mlp
 from rllib_haml.modules.heads import make_head
 from rllib_haml.modules.model_config import ModelConfig
@@ -29,7 +30,7 @@ class Actor(TorchRLModule):
     def setup(self) -> None:
         config = ModelConfig.from_dict(self.model_config)
         self.head = make_head(self.action_space, config)
-        self.action_dist_cls = self.head.distribution
+        self.action_dist_cls = distribution_class(self.head.family)
         self.network = mlp(
             flat_size(self.observation_space),
             config.fcnet_hiddens,

@@ -1,37 +1,52 @@
-"""From a network's last layer to the inputs of an action distribution."""
+"""From a network's last layer to the parameters of a family of action distributions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from ray.rllib.core.distribution.torch.torch_distribution import (
-    TorchCategorical,
-    TorchDiagGaussian,
-    TorchDistribution,
-)
 from torch import Tensor, nn
 
+from rllib_haml.haml.families import ActionFamily, Bernoulli, Categorical, Gaussian, SquashedGaussian
+from rllib_haml.haml.products import MultiCategorical, Product
 from rllib_haml.modules.model_config import ModelConfig
 
-MASKED_LOGIT = -1e10
+
+class Head(nn.Module):
+    """What the network's outputs mean.
+
+    Attributes:
+        family: The action distributions.
+        size: Outputs that the network must have.
+    """
+
+    family: ActionFamily
+    size: int
+
+    def forward(self, features: Tensor, action_mask: Tensor | None = None) -> Tensor:
+        """(..., size) outputs → (..., family.size) parameters, without what the mask forbids."""
+        parameters = self.parameters_of(features)
+        return parameters if action_mask is None else self.family.masked(parameters, action_mask)
+
+    def parameters_of(self, features: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
-class GaussianHead(nn.Module):
-    """Diagonal Gaussian, unsquashed, with a standard deviation that does not depend on the observation.
+class GaussianHead(Head):
+    """Diagonal Gaussian with a standard deviation that does not depend on the observation.
 
     Args:
         space: Box; the policy acts on [-1, 1], RLlib's `normalize_actions` scales to the box.
     """
 
-    distribution: type[TorchDistribution] = TorchDiagGaussian
-
     def __init__(self, space: spaces.Box, config: ModelConfig):
         super().__init__()
         self.size = int(math.prod(space.shape))
+        self.family = (SquashedGaussian if config.squash_actions else Gaussian)(self.size)
         self.bound = config.max_std if config.std_parametrisation == "bounded" else None
         ratio = config.initial_std / (self.bound or 1.0)
         start = math.log(ratio / (1 - ratio)) if self.bound else math.log(ratio)
@@ -43,30 +58,42 @@ class GaussianHead(nn.Module):
             return self.log_std
         return nn.functional.logsigmoid(self.log_std) + math.log(self.bound)
 
-    def forward(self, features: Tensor, action_mask: Tensor | None = None) -> Tensor:
-        """(R, size) means → (R, 2 · size) distribution inputs."""
+    def parameters_of(self, features: Tensor) -> Tensor:
         return torch.cat([features, self.log_scale().expand_as(features)], dim=-1)
 
 
-class CategoricalHead(nn.Module):
-    """One discrete choice; masked choices have probability 0.
+class LogitsHead(Head):
+    """Discrete choices: the outputs are the logits themselves."""
+
+    def __init__(self, family: Categorical | MultiCategorical | Bernoulli):
+        super().__init__()
+        self.family, self.size = family, family.size
+
+    def parameters_of(self, features: Tensor) -> Tensor:
+        return features
+
+
+class ProductHead(Head):
+    """The parts of a Tuple or Dict of actions, each with a head of its own.
 
     Args:
-        space: Discrete, starting at 0.
+        keys: Of a Dict, in its order; None for a Tuple.
     """
 
-    distribution: type[TorchDistribution] = TorchCategorical
-
-    def __init__(self, space: spaces.Discrete, config: ModelConfig):
+    def __init__(self, keys: Sequence[str] | None, parts: Sequence[Head]):
         super().__init__()
-        self.size = int(space.n)
+        self.parts = nn.ModuleList(parts)
+        families = [part.family for part in parts]
+        self.family = Product(families if keys is None else dict(zip(keys, families, strict=True)))
+        self._sizes = [part.size for part in parts]
+        self.size = sum(self._sizes)
 
-    def forward(self, features: Tensor, action_mask: Tensor | None = None) -> Tensor:
-        """(R, n) logits → (R, n), those masked out at `MASKED_LOGIT`."""
-        return features if action_mask is None else features.masked_fill(~action_mask.bool(), MASKED_LOGIT)
+    def parameters_of(self, features: Tensor) -> Tensor:
+        pieces = features.split(self._sizes, dim=-1)
+        return torch.cat([part(piece) for part, piece in zip(self.parts, pieces, strict=True)], dim=-1)
 
 
-def make_head(space: gym.Space, config: ModelConfig) -> GaussianHead | CategoricalHead:
+def make_head(space: gym.Space, config: ModelConfig) -> Head:
     """The head for an action space.
 
     Raises:
@@ -75,9 +102,17 @@ def make_head(space: gym.Space, config: ModelConfig) -> GaussianHead | Categoric
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
         return GaussianHead(space, config)
     if isinstance(space, spaces.Discrete) and space.start == 0:
-        return CategoricalHead(space, config)
+        return LogitsHead(Categorical(int(space.n)))
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1 and not space.start.any():
+        return LogitsHead(MultiCategorical([int(n) for n in space.nvec]))
+    if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
+        return LogitsHead(Bernoulli(space.shape[0]))
+    if isinstance(space, spaces.Tuple):
+        return ProductHead(None, [make_head(part, config) for part in space])
+    if isinstance(space, spaces.Dict):
+        return ProductHead(list(space), [make_head(part, config) for part in space.values()])
     raise ValueError(
-        f"Action space {space} has no head: expected a one-dimensional Box of floats, or a Discrete from 0. "
-        f"Flatten it in the environment, or bring an RLModule of your own with "
-        f"`.rl_module(rl_module_spec=...)`."
+        f"Action space {space} has no head: expected a one-dimensional Box of floats, a Discrete from 0, "
+        f"a one-dimensional MultiDiscrete from 0 or MultiBinary, or a Tuple or Dict of these. Flatten it in "
+        f"the environment, or bring an RLModule of your own with `.rl_module(rl_module_spec=...)`."
     )

@@ -23,6 +23,7 @@ class ModelConfig:
             max_std · sigmoid(log_std); `exp`: exp(log_std).
         max_std: Upper bound of `bounded`, on the policy's scale [-1, 1].
         initial_std: Standard deviation at the start.
+        squash_actions: Gaussian actions go through tanh, so that no probability lies beyond the bounds.
         critic_fcnet_hiddens: Widths of the critic; None takes `fcnet_hiddens`.
     """
 
@@ -35,6 +36,7 @@ class ModelConfig:
     std_parametrisation: Literal["bounded", "exp"] = "bounded"
     max_std: float = 0.5
     initial_std: float = 0.3655
+    squash_actions: bool = False
     critic_fcnet_hiddens: list[int] | None = None
 
     def __post_init__(self):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -12,9 +11,10 @@ import tree
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from rllib_haml.haml.families import LOG_2PI, Gaussian
 from rllib_haml.modules.actor import ACTION_MASK, Actor
 from rllib_haml.modules.encoders import flatten_rows
-from rllib_haml.modules.heads import MASKED_LOGIT, GaussianHead
+from rllib_haml.modules.heads import GaussianHead, Head, LogitsHead
 
 AgentID = Hashable
 Layer = Callable[[Tensor], Tensor]
@@ -38,12 +38,15 @@ class StackedActors:
         # The common case spares a walk through the space.
         space = self._space
         self._plain = isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
+        self._family = first.head.family
+        # Logits are parameters already; other heads add what does not depend on the observation.
+        self._heads: list[Head] = [] if isinstance(first.head, LogitsHead) else [a.head for a in actors]
         self._std: Tensor | None = None
-        if isinstance(first.head, GaussianHead):
+        if isinstance(self._family, Gaussian):
             log_std = torch.stack([a.head.log_scale() for a in actors if isinstance(a.head, GaussianHead)])
             self._std = log_std.exp()[:, None]
             # log-density at the mean, (G, 1)
-            self._peak = -(log_std + 0.5 * math.log(2 * math.pi)).sum(-1, keepdim=True)
+            self._peak = -(log_std + 0.5 * LOG_2PI).sum(-1, keepdim=True)
 
     def gather(self, obs: Mapping[AgentID, Any]) -> Tensor:
         """Each agent's tree of arrays (E, ...), flattened: (G, E, in)."""
@@ -66,26 +69,29 @@ class StackedActors:
             obs = layer(obs)
         return obs
 
-    def act(
-        self, obs: Tensor, mask: Tensor | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Actions (G, E, ...) and their log-probabilities (G, E); the modes if there is no generator."""
+    def act(self, obs: Tensor, mask: Tensor | None, generator: torch.Generator | None) -> tuple[Any, Tensor]:
+        """Actions, a tree of (G, E, ...), and their log-probabilities (G, E); the modes without generator."""
         out = self.forward(obs)
         if self._std is not None:
-            if generator is None:
-                return out, self._peak.expand(out.shape[:-1])
-            noise = torch.randn(out.shape, generator=generator, device=out.device, dtype=out.dtype)
-            logp = torch.add(self._peak, noise.square().sum(-1), alpha=-0.5)
-            return torch.addcmul(out, self._std, noise), logp
+            return self._act_gaussian(out, self._std, generator)
+        parameters = (
+            torch.stack([h(x) for h, x in zip(self._heads, out, strict=True)]) if self._heads else out
+        )
         if mask is not None:
-            out = out.masked_fill(~mask, MASKED_LOGIT)
-        logp = out.log_softmax(-1)
+            parameters = self._family.masked(parameters, mask)
         if generator is None:
-            action = logp.argmax(-1)
-        else:
-            choices = logp.exp().flatten(0, 1)
-            action = torch.multinomial(choices, 1, generator=generator).view(logp.shape[:-1])
-        return action, logp.gather(-1, action[..., None]).squeeze(-1)
+            return self._family.mode(parameters)
+        return self._family.sample(parameters, generator)
+
+    def _act_gaussian(
+        self, mean: Tensor, std: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """What the family does, without building its parameters: the hot path of MuJoCo."""
+        if generator is None:
+            return mean, self._peak.expand(mean.shape[:-1])
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        logp = torch.add(self._peak, noise.square().sum(-1), alpha=-0.5)
+        return torch.addcmul(mean, std, noise), logp
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array).to(self._device)
@@ -96,7 +102,7 @@ def architecture(actor: Actor) -> Hashable:
     shapes = tuple((name, tuple(p.shape)) for name, p in actor.named_parameters())
     kinds = tuple(type(layer) for layer in actor.network)
     masked = ACTION_MASK in getattr(actor.observation_space, "spaces", {})
-    return type(actor.head), kinds, shapes, str(actor.observation_space), masked
+    return str(actor.head.family), kinds, shapes, str(actor.observation_space), masked
 
 
 def stack_layers(networks: Sequence[nn.Sequential]) -> list[Layer]:

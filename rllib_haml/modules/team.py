@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -96,9 +97,10 @@ class TeamModule(MultiRLModule):
         for stack in self._stacks:
             rows, masks = stack.gather(obs), stack.gather_masks(action_mask)
             actions, logp = stack.act(rows, masks, generator if explore else None)
-            actions, logp = actions.cpu().numpy(), logp.cpu().numpy()
+            actions, logp = tree.map_structure(_array, actions), _array(logp)
             for g, agent in enumerate(stack.agents):
-                result.actions[agent], result.logp[agent] = actions[g], logp[g]
+                result.actions[agent] = tree.map_structure(itemgetter(g), actions)
+                result.logp[agent] = logp[g]
         for agent in self._alone:
             batch = {Columns.OBS: tree.map_structure(lambda x: _tensor(x, generator.device), obs[agent])}
             if agent in action_mask:
@@ -111,7 +113,7 @@ class TeamModule(MultiRLModule):
 def _act_alone(module: RLModule, batch: dict[str, Any], explore: bool) -> tuple[Any, np.ndarray]:
     """One agent's actions by RLlib's own protocol: what its `GetActions` connector does."""
     out = module.forward_exploration(batch) if explore else module.forward_inference(batch)
-    distribution = None
+    distribution: Any = None
     if Columns.ACTION_DIST_INPUTS in out:
         kind = module.get_exploration_action_dist_cls() if explore else module.get_inference_action_dist_cls()
         distribution = kind.from_logits(out[Columns.ACTION_DIST_INPUTS])

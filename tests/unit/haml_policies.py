@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 
-from rllib_haml.haml import Evaluation
+from rllib_haml.haml import Evaluation, families
 
 T = TypeVar("T")
 Array = np.ndarray
@@ -53,11 +53,13 @@ class TabularPolicy:
         self.state = torch.zeros(count, dtype=torch.int64) if state is None else torch.as_tensor(state)
         self.active = torch.as_tensor(np.ones(self.action.shape, bool) if active is None else active)
         self.optimizer = optimizer([self.logits])
+        self.family = families.Categorical(table.shape[1])
 
     def evaluate(self, rows: Rows) -> Evaluation:
         logp = self.logits.log_softmax(-1)[self.state[rows]]
         log_prob = logp.gather(-1, self.action[:, rows].T).T
-        return Evaluation(log_prob, -(logp.exp() * logp).sum(-1).expand_as(log_prob))
+        entropy = -(logp.exp() * logp).sum(-1).expand_as(log_prob)
+        return Evaluation(log_prob, entropy, logp.expand(len(self.action), *logp.shape))
 
     def parameters(self) -> Sequence[Tensor]:
         return [self.logits]
@@ -76,6 +78,7 @@ class MeanPolicy:
         self.mean = nn.Parameter(torch.tensor([mean], dtype=torch.float64))
         self.action = torch.zeros(1, 0, dtype=torch.float64)
         self.optimizer = torch.optim.SGD([self.mean], lr=lr)
+        self.family = families.Gaussian(1)
 
     @property
     def active(self) -> Tensor:
@@ -84,7 +87,9 @@ class MeanPolicy:
     def evaluate(self, rows: Rows) -> Evaluation:
         distribution = Normal(self.mean, 1.0)
         action = self.action[:, rows]
-        return Evaluation(distribution.log_prob(action), distribution.entropy().expand_as(action))
+        entropy = distribution.entropy().expand_as(action)
+        parameters = torch.cat([self.mean, torch.zeros_like(self.mean)]).expand(*action.shape, 2)
+        return Evaluation(distribution.log_prob(action), entropy, parameters)
 
     def parameters(self) -> Sequence[Tensor]:
         return [self.mean]
@@ -137,6 +142,9 @@ class NetworkPolicy:
         self.network, self.obs, self.action, self.action_mask = network, obs, action, action_mask
         self.active = torch.ones(1, len(obs), dtype=torch.bool) if active is None else active[None]
         self.optimizer = optimizer(list(network.parameters()))
+        last = network.head.fc_mean if network.gaussian else network.head.linear
+        outputs = last.out_features
+        self.family = families.Gaussian(outputs) if network.gaussian else families.Categorical(outputs)
 
     def evaluate(self, rows: Rows) -> Evaluation:
         output = self.network(self.obs[rows])
@@ -146,13 +154,14 @@ class NetworkPolicy:
                 distribution.log_prob(self.action[rows]).sum(-1),
                 distribution.entropy().sum(-1),
             )
+            parameters = torch.cat([output, self.network.std().log().expand_as(output)], dim=-1)
         else:
             if self.action_mask is not None:
                 output = torch.where(self.action_mask[rows], output, -1e10)
             distribution = Categorical(logits=output, validate_args=False)  # its check fails on no rows
             log_prob = distribution.log_prob(self.action[rows].flatten())
-            entropy = distribution.entropy()
-        return Evaluation(log_prob[None], entropy[None])
+            entropy, parameters = distribution.entropy(), output
+        return Evaluation(log_prob[None], entropy[None], parameters[None])
 
     def parameters(self) -> Sequence[Tensor]:
         return list(self.network.parameters())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -24,12 +24,14 @@ from haml_policies import (
 from torch import Tensor
 
 from rllib_haml.haml import (
+    Categorical,
     ClipDrift,
     Evaluation,
     Everywhere,
     FixedOrder,
     JointRows,
     MirrorStep,
+    Move,
     NoDrift,
     Player,
     Policy,
@@ -185,17 +187,23 @@ def test_mean_of_nothing_is_zero() -> None:
 # --- the objective ------------------------------------------------------------------------------------
 
 
+def moved(ratio: Tensor, m: Tensor) -> Move:
+    """A move to `ratio`; half of M is the advantage, the rest the compound ratio."""
+    none = torch.empty(*ratio.shape, 0)
+    return Move(ratio, torch.full_like(m, 2.0), m / 2, Categorical(0), none, none)
+
+
 @pytest.mark.parametrize("m", [-2.0, -0.3, 0.0, 0.3, 2.0])
 def test_clip_drift(m: float) -> None:
     """Non-negative; 0 with no gradient at ratio 1; and r M − D = min(r M, clip(r) M), which is not r M."""
     ratio = np.linspace(0.2, 2.4, 45)
-    drift = ClipDrift(0.25)(torch.tensor(ratio)[None], torch.full((45,), m, dtype=torch.float64))[0]
+    drift = ClipDrift(0.25)(moved(torch.tensor(ratio)[None], torch.full((45,), m, dtype=torch.float64)))[0]
     clipped = np.minimum(ratio * m, np.clip(ratio, 0.75, 1.25) * m)
     assert apart(ratio * m - drift.numpy(), clipped) < 1e-12
     assert drift.min() >= 0
     assert (drift.max() > 0.01) == (m != 0)
     present = torch.ones(1, 1, dtype=torch.float64, requires_grad=True)
-    value = ClipDrift(0.25)(present, torch.tensor([m], dtype=torch.float64))
+    value = ClipDrift(0.25)(moved(present, torch.tensor([m], dtype=torch.float64)))
     value.sum().backward()
     assert present.grad is not None
     assert value.item() == present.grad.item() == 0
@@ -203,7 +211,7 @@ def test_clip_drift(m: float) -> None:
 
 def test_no_drift() -> None:
     """0 of the ratio's shape."""
-    assert torch.equal(NoDrift()(torch.rand(2, 3), torch.rand(3)), torch.zeros(2, 3))
+    assert torch.equal(NoDrift()(moved(torch.rand(2, 3), torch.rand(3))), torch.zeros(2, 3))
 
 
 def objective_loop(
@@ -235,9 +243,8 @@ def test_objective_equals_loop(entropy_coeff: float) -> None:
     m, weights = rng.normal(size=40), rng.random(40)
     policy.logits.data += torch.tensor(0.5 * rng.normal(size=policy.logits.shape))
     player = Player(policy, ClipDrift(0.2), Everywhere(1), entropy_coeff)
-    step = MirrorStep(
-        player, torch.tensor(m), before, JointRows.whole(40, weights=torch.tensor(weights)), (0,)
-    )
+    rows = JointRows.whole(40, weights=torch.tensor(weights))
+    step = MirrorStep(player, torch.full((40,), 0.5), torch.tensor(2 * m), before, rows, (0,))
     expected = objective_loop((table, policy.table()), policy, m, weights, 0.2, entropy_coeff)
     unclipped = objective_loop((table, policy.table()), policy, m, weights, 9.0, entropy_coeff)
     assert abs(step.objective().item() - expected) < 1e-12
@@ -269,7 +276,7 @@ class EntropyTimesRows(TabularPolicy):
 
     def evaluate(self, rows: Rows) -> Evaluation:
         found = super().evaluate(rows)
-        return Evaluation(found.log_prob, found.entropy * found.entropy.shape[1])
+        return replace(found, entropy=found.entropy * found.entropy.shape[1])
 
 
 @pytest.mark.parametrize("table", [TabularPolicy, EntropyTimesRows])
@@ -283,7 +290,8 @@ def test_entropy_is_per_sample(table: type[TabularPolicy]) -> None:
         policy = table(probabilities, np.tile(action, repeat))
         player = Player(policy, NoDrift(), Everywhere(1), 0.3)
         rows, zero = JointRows.whole(8 * repeat), torch.zeros(8 * repeat)
-        bonuses.append(MirrorStep(player, zero, policy.evaluate(slice(None)), rows, (0,)).objective().item())
+        step = MirrorStep(player, zero, zero, policy.evaluate(slice(None)), rows, (0,))
+        bonuses.append(step.objective().item())
         one_sweep(policy, np.tile(advantage, repeat), 0.3)
         logits.append(policy.logits.detach().clone())
     entropy = -sum(p * np.log(p) for p in probabilities)
@@ -298,9 +306,10 @@ class Loud(NetworkPolicy):
 
     def evaluate(self, rows: Rows) -> Evaluation:
         found, active = super().evaluate(rows), self.active[:, rows]
-        return Evaluation(
-            torch.where(active, found.log_prob, -1e30 * found.log_prob),
-            torch.where(active, found.entropy, 1e30 * found.entropy),
+        return replace(
+            found,
+            log_prob=torch.where(active, found.log_prob, -1e30 * found.log_prob),
+            entropy=torch.where(active, found.entropy, 1e30 * found.entropy),
         )
 
 

@@ -34,11 +34,13 @@ from rllib_haml.haml import (
     FixedOrder,
     JointRows,
     MirrorStep,
+    Move,
     Neighbourhood,
     NoDrift,
     Order,
     Player,
     RandomOrder,
+    Scores,
     generator,
     sweep,
 )
@@ -359,8 +361,8 @@ SHAPES = [(2, 3)] * 36 + [(2, 2, 2)] * 12 + [(3, 2, 2)] * 6
 class Reward:
     """No drift at all, as a control: it pays for leaving the present policy."""
 
-    def __call__(self, ratio: Tensor, m: Tensor) -> Tensor:
-        return -2 * (ratio - 1).abs()
+    def __call__(self, move: Move) -> Tensor:
+        return -2 * (move.ratio - 1).abs()
 
 
 def least_gains(drift: Drift, shares: tuple[float, ...]) -> list[float]:
@@ -476,7 +478,9 @@ def test_compound_ratio_is_the_joint_ratio(seed: int) -> None:
 class FirstOften:
     """A biased order, as a control: the first of the remaining half of the time."""
 
-    def next(self, remaining: Sequence[str], generator: torch.Generator) -> str:
+    def next(
+        self, moved: Sequence[str], remaining: Sequence[str], scores: Scores, generator: torch.Generator
+    ) -> str:
         draw = torch.rand((), generator=generator).item()
         return remaining[0] if draw < 0.5 else remaining[int(draw * len(remaining))]
 
@@ -505,9 +509,9 @@ def test_random_order_depends_on_the_key_alone() -> None:
 
     def draw(*key: int) -> tuple[str, ...]:
         random, remaining = generator("cpu", *key), names(6)
-        drawn = []
+        drawn: list[str] = []
         while remaining:
-            drawn.append(RANDOM.next(remaining, random))
+            drawn.append(RANDOM.next(drawn, remaining, dict, random))
             remaining.remove(drawn[-1])
         return tuple(drawn)
 
@@ -518,7 +522,7 @@ def test_random_order_depends_on_the_key_alone() -> None:
 def test_fixed_order() -> None:
     """Keeps its order among those that remain, and names a policy that it does not know."""
     order, random = FixedOrder(("c", "a", "b")), generator("cpu", 0)
-    assert order.next(["a", "b", "c"], random) == "c"
-    assert order.next(["b", "a"], random) == "a"
+    assert order.next([], ["a", "b", "c"], dict, random) == "c"
+    assert order.next(["c"], ["b", "a"], dict, random) == "a"
     with pytest.raises(ValueError, match=r"\['d'\].*order: random"):
-        order.next(["a", "d"], random)
+        order.next([], ["a", "d"], dict, random)

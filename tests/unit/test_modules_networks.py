@@ -17,8 +17,9 @@ from torch import nn
 
 from rllib_haml.modules.actor import ACTION_MASK, Actor
 from rllib_haml.modules.critic import Critic
+from rllib_haml.modules.distributions import distribution_class
 from rllib_haml.modules.encoders import ACTIVATIONS, flat_size, flatten_rows, mlp
-from rllib_haml.modules.heads import CategoricalHead, GaussianHead, make_head
+from rllib_haml.modules.heads import GaussianHead, Head, make_head
 from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.state import load_exactly
 
@@ -160,7 +161,8 @@ def test_a_gaussian_head_starts_at_initial_std_and_has_its_density(config: Model
     raw = head.log_std.detach().double().numpy()
     bounded = config.std_parametrisation == "bounded"
     std = config.max_std / (1 + np.exp(-raw)) if bounded else np.exp(raw)
-    distribution = head.distribution.from_logits(head(torch.as_tensor(means).float()))
+    kind = distribution_class(head.family)
+    distribution = kind.from_logits(head(torch.as_tensor(means).float()))
     got = distribution.logp(torch.as_tensor(actions).float()).detach()
     np.testing.assert_allclose(got, stats.norm.logpdf(actions, means, std).sum(-1), rtol=2e-5)
     entropy = stats.norm.entropy(scale=std).sum()
@@ -178,14 +180,14 @@ def test_a_bounded_std_stays_below_max_std() -> None:
     assert free.log_scale().exp().item() > 1e10, "control: `exp` has no bound"
 
 
-def probabilities_of(head: CategoricalHead, logits: torch.Tensor) -> torch.Tensor:
-    distribution = head.distribution.from_logits(logits)
+def probabilities_of(head: Head, logits: torch.Tensor) -> torch.Tensor:
+    distribution = distribution_class(head.family).from_logits(logits)
     choices = [torch.full((len(logits),), choice) for choice in range(head.size)]
     return torch.stack([distribution.logp(choice) for choice in choices], dim=-1).exp()
 
 
 def test_masked_choices_have_probability_zero_and_the_others_sum_to_one() -> None:
-    head = CategoricalHead(spaces.Discrete(4), ModelConfig())
+    head = make_head(spaces.Discrete(4), ModelConfig())
     logits = torch.tensor([[5.0, 1.0, -2.0, 0.0], [0.0, 0.0, 0.0, 9.0]])
     mask = torch.tensor([[False, True, True, True], [True, True, False, False]])
     for given in (mask, mask.to(torch.int8)):
@@ -200,7 +202,7 @@ def test_masked_choices_have_probability_zero_and_the_others_sum_to_one() -> Non
 
 @pytest.mark.parametrize(
     "space",
-    [spaces.Box(-1, 1, (2, 2)), spaces.Box(-1, 1, ()), spaces.Discrete(3, start=1), spaces.MultiBinary(2)],
+    [spaces.Box(-1, 1, (2, 2)), spaces.Box(-1, 1, ()), spaces.Discrete(3, start=1), spaces.Text(3)],
     ids=str,
 )
 def test_an_unsupported_action_space_names_the_ways_out(space: gym.Space) -> None:

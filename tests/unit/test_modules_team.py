@@ -147,7 +147,7 @@ def test_choices_follow_their_distribution() -> None:
     for agent, other in (("a", "b"), ("b", "a")):
         counts = np.bincount(action.actions[agent], minlength=4)
         expected, wrong = (
-            4000 * own_distribution(module[who], obs[agent][:1]).logp(torch.arange(4)).double().exp().numpy()
+            4000 * own_distribution(module[who], obs[agent][:4]).logp(torch.arange(4)).double().exp().numpy()
             for who in (agent, other)
         )
         assert stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-3

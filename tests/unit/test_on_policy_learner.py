@@ -246,8 +246,9 @@ def evaluations() -> tuple[Evaluation, Evaluation, Tensor]:
     generator = torch.Generator().manual_seed(0)
     draw = [torch.randn(K, R, generator=generator) for _ in range(4)]
     active = torch.rand(K, R, generator=generator) < 0.7
-    before = Evaluation(draw[0], draw[1].abs())
-    return before, Evaluation(draw[0] + 0.3 * draw[2], draw[3].abs()), active
+    none = torch.empty(K, R, 0)
+    before = Evaluation(draw[0], draw[1].abs(), none)
+    return before, Evaluation(draw[0] + 0.3 * draw[2], draw[3].abs(), none), active
 
 
 def test_figures_of_a_move() -> None:

@@ -1,0 +1,80 @@
+"""Families whose actions have several independent parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rllib_haml.haml.families import Action, ActionFamily, Categorical, Drawn
+
+
+class Product:
+    """Independent parts; parameters and masks are the parts' own, one after another.
+
+    Actions are trees: dicts or tuples of the parts' actions.
+
+    Args:
+        parts: A dict or a sequence of families.
+    """
+
+    def __init__(self, parts: Mapping[str, ActionFamily] | Sequence[ActionFamily]):
+        self._keys = list(parts) if isinstance(parts, Mapping) else None
+        self.parts: list[ActionFamily] = list(parts.values()) if isinstance(parts, Mapping) else list(parts)
+        self.size = sum(part.size for part in self.parts)
+        self.mask_size = sum(part.mask_size for part in self.parts)
+
+    def __repr__(self) -> str:
+        keys = range(len(self.parts)) if self._keys is None else self._keys
+        return f"{type(self).__name__}({dict(zip(keys, self.parts, strict=True))})"
+
+    def masked(self, parameters: Tensor, mask: Tensor) -> Tensor:
+        masks = mask.split([part.mask_size for part in self.parts], dim=-1)
+        each = zip(self.parts, self._split(parameters), masks, strict=True)
+        return torch.cat([part.masked(p, m) for part, p, m in each], dim=-1)
+
+    def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Drawn:
+        each = zip(self.parts, self._split(parameters), strict=True)
+        return self._together([part.sample(p, generator) for part, p in each])
+
+    def mode(self, parameters: Tensor) -> Drawn:
+        each = zip(self.parts, self._split(parameters), strict=True)
+        return self._together([part.mode(p) for part, p in each])
+
+    def log_prob(self, parameters: Tensor, action: Action) -> Tensor:
+        each = zip(self.parts, self._split(parameters), self._components(action), strict=True)
+        return torch.stack([part.log_prob(p, a) for part, p, a in each]).sum(0)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        each = zip(self.parts, self._split(parameters), strict=True)
+        return torch.stack([part.entropy(p) for part, p in each]).sum(0)
+
+    def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
+        each = zip(self.parts, self._split(parameters), self._split(other), strict=True)
+        return torch.stack([part.kl(p, q) for part, p, q in each]).sum(0)
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, ...]:
+        return parameters.split([part.size for part in self.parts], dim=-1)
+
+    def _components(self, action: Action) -> list[Action]:
+        return list(action) if self._keys is None else [action[key] for key in self._keys]
+
+    def _together(self, drawn: list[Drawn]) -> Drawn:
+        actions = [action for action, _ in drawn]
+        tree = tuple(actions) if self._keys is None else dict(zip(self._keys, actions, strict=True))
+        return tree, torch.stack([logp for _, logp in drawn]).sum(0)
+
+
+class MultiCategorical(Product):
+    """Several choices at once, of `sizes` options each. Actions (..., len(sizes)) int64."""
+
+    def __init__(self, sizes: Sequence[int]):
+        super().__init__([Categorical(n) for n in sizes])
+
+    def _components(self, action: Action) -> list[Action]:
+        return list(action.unbind(-1))
+
+    def _together(self, drawn: list[Drawn]) -> Drawn:
+        actions, logps = zip(*drawn, strict=True)
+        return torch.stack(actions, dim=-1), torch.stack(logps).sum(0)
