@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,8 +22,10 @@ from rllib_haml.envs.factorisations import (
     check_factorisation,
     further_factorisation,
 )
-from rllib_haml.envs.mamujoco_observation import learn
+from rllib_haml.envs.mamujoco_observation import learn, standardised
+from rllib_haml.envs.mamujoco_vector import vectorised
 from rllib_haml.envs.mujoco_state import get_mujoco_state, set_mujoco_state
+from rllib_haml.sampling.vector_env import VectorTeamEnv
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +87,13 @@ class MAMuJoCo(ParallelEnv):
 
     Spaces, values and order are those of `inner`, except that agents' joints of equal name are
     ordered by their place in the robot (gymnasium-robotics leaves that to memory addresses).
+
+    Attributes:
+        routes: Where the agents' actions go, see `_routes`.
+        selection: What the agents see; None if they see all or what only `inner` can compute.
+        identity: (N, N), the agents' numbers one-hot if they see all, else None.
+        standardise: Whether what they then see is standardised.
+        robot_obs: What the whole robot's own environment observed last.
     """
 
     def __init__(self, inner: Any, *, full: bool = False, standardise: bool = False) -> None:
@@ -97,9 +106,9 @@ class MAMuJoCo(ParallelEnv):
         self.action_spaces = dict(inner.action_spaces)
         robot: Any = self.env
         self.state_space = robot.observation_space
-        self._routes = _routes(inner, robot.action_space.shape[0])
-        self._standardise = standardise
-        self._identity = np.eye(len(self.possible_agents)) if full else None
+        self.routes = _routes(inner, robot.action_space.shape[0])
+        self.standardise = standardise
+        self.identity = np.eye(len(self.possible_agents)) if full else None
         for joints in inner.k_dicts:
             for distance, nodes in joints.items():
                 joints[distance] = sorted(nodes, key=lambda n: (n.label, n.qpos_ids, n.act_ids))
@@ -115,13 +124,13 @@ class MAMuJoCo(ParallelEnv):
             )
             for joints in inner.k_dicts
         ]
-        self._selection = None if full else learn(self._builders, robot.unwrapped.data)
+        self.selection = None if full else learn(self._builders, robot.unwrapped.data)
         self.observation_spaces = dict(inner.observation_spaces)
         if full:
             shape = (self.state_space.shape[0] + len(self.possible_agents),)
             space = gym.spaces.Box(-np.inf, np.inf, shape, np.float64)
             self.observation_spaces = dict.fromkeys(self.possible_agents, space)
-        self._robot_obs: np.ndarray = np.zeros(self.state_space.shape)
+        self.robot_obs: np.ndarray = np.zeros(self.state_space.shape)
 
     def observation_space(self, agent: str) -> gym.Space:
         return self.observation_spaces[agent]
@@ -132,7 +141,7 @@ class MAMuJoCo(ParallelEnv):
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-        self._robot_obs, info = self.env.reset(seed=seed, options=options)
+        self.robot_obs, info = self.env.reset(seed=seed, options=options)
         self.agents = self.possible_agents.copy()
         return self._observe(), dict.fromkeys(self.agents, info)
 
@@ -146,42 +155,60 @@ class MAMuJoCo(ParallelEnv):
         dict[str, dict[str, Any]],
     ]:
         """Raises a `ValueError` on an action that is not finite: MuJoCo would reset the robot."""
-        command = np.empty(len(self._routes[1]))
+        command = np.empty(len(self.routes[1]))
         start = 0
-        for agent, stop in self._routes[0]:
+        for agent, stop in self.routes[0]:
             command[start:stop] = actions[agent]
             start = stop
         if not (math.isfinite(command @ command) or np.isfinite(command).all()):
             raise ValueError(f"an action is not finite: {actions}")
-        self._robot_obs, reward, terminated, truncated, info = self.env.step(command[self._routes[1]])
+        reward, terminated, truncated, info = self.move(command[self.routes[1]])
         team = self.possible_agents
-        if terminated or truncated:
-            self.agents = []
         return (
             self._observe(),
-            dict.fromkeys(team, float(reward)),
+            dict.fromkeys(team, reward),
             dict.fromkeys(team, terminated),
             dict.fromkeys(team, truncated),
             dict.fromkeys(team, info),
         )
 
+    def move(self, command: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
+        """Steps the robot with its own `command` (actuators,), and tells what is not an observation."""
+        self.robot_obs, reward, terminated, truncated, info = self.env.step(command)
+        if terminated or truncated:
+            self.agents = []
+        return float(reward), terminated, truncated, info
+
     def state(self) -> np.ndarray:
         """What the whole robot's own environment observes; standardised if the agents' is."""
-        return _standardised(self._robot_obs) if self._standardise else self._robot_obs
+        return standardised(self.robot_obs) if self.standardise else self.robot_obs
+
+    @property
+    def layout(self) -> Hashable:
+        """Equal for environments whose agents act and observe in the same places."""
+        places, order = self.routes
+        seen = None if self.selection is None else self.selection.key
+        whole = None if self.identity is None else (self.state_space.shape, self.standardise)
+        return tuple(places), order.tobytes(), seen, whole
+
+    @staticmethod
+    def batch(envs: Sequence[MAMuJoCo]) -> VectorTeamEnv:
+        """`envs` stepped together; see `make_vector_team_env`."""
+        return vectorised(envs)
 
     def get_state(self) -> dict[str, Any]:
         """All that `set_state` needs to continue bit for bit, also in another process."""
         return {
             "mujoco": get_mujoco_state(self.env),
             "agents": self.agents.copy(),
-            "robot_obs": self._robot_obs.copy(),
+            "robot_obs": self.robot_obs.copy(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues from `get_state` of an environment made with the same arguments."""
         set_mujoco_state(self.env, state["mujoco"])
         self.agents = list(state["agents"])
-        self._robot_obs = state["robot_obs"].copy()
+        self.robot_obs = state["robot_obs"].copy()
 
     def render(self) -> Any:
         return self.env.render()
@@ -191,12 +218,12 @@ class MAMuJoCo(ParallelEnv):
 
     def _observe(self) -> dict[str, np.ndarray]:
         robot: Any = self.env
-        if self._identity is not None:
-            rows = [np.concatenate([self._robot_obs, number]) for number in self._identity]
-            if self._standardise:
-                rows = [_standardised(row) for row in rows]
-        elif self._selection is not None:
-            rows = self._selection(robot.unwrapped.data)
+        if self.identity is not None:
+            rows = [np.concatenate([self.robot_obs, number]) for number in self.identity]
+            if self.standardise:
+                rows = [standardised(row) for row in rows]
+        elif self.selection is not None:
+            rows = self.selection(robot.unwrapped.data)
         else:
             rows = [build(robot.unwrapped.data) for build in self._builders]
         return dict(zip(self.possible_agents, rows, strict=True))
@@ -217,11 +244,6 @@ def _routes(inner: Any, actuators: int) -> tuple[list[tuple[str, int]], np.ndarr
         raise ValueError(f"the agents' actuators are {ids}; expected each of 0 to {actuators - 1} once")
     stops = np.cumsum([len(part) for part in ids]).tolist()
     return list(zip(inner.possible_agents, stops, strict=True)), np.argsort(order)
-
-
-def _standardised(vector: np.ndarray) -> np.ndarray:
-    deviation = vector.std()
-    return (vector - vector.mean()) / (deviation if deviation > 0 else 1.0)
 
 
 def _check_version(scenario: str) -> None:

@@ -47,6 +47,8 @@ class Selection:
         self._clip = None if np.isinf(low).all() and np.isinf(high).all() else (low, high)
         stops = np.cumsum(lengths).tolist()
         self._slices = [slice(a, b) for a, b in zip([0, *stops[:-1]], stops, strict=True)]
+        # Equal for selections that are equal.
+        self.key = (self._fields, index.tobytes(), low.tobytes(), high.tobytes(), tuple(stops))
 
     def __call__(self, data: Any) -> list[np.ndarray]:
         """The agents' observations (float64) in `data`, in their order."""
@@ -55,6 +57,20 @@ class Selection:
         if self._clip is not None:
             picked = np.clip(picked, *self._clip)
         return [picked[part] for part in self._slices]
+
+    def rows(self, data: Sequence[Any]) -> list[np.ndarray]:
+        """The same of E simulators: the agents' observations (E, n_i)."""
+        arrays = [getattr(one, name).ravel() for one in data for name in self._fields]
+        picked = np.concatenate(arrays).reshape(len(data), -1).take(self._index, axis=1)
+        if self._clip is not None:
+            picked = np.clip(picked, *self._clip)
+        return [picked[:, part] for part in self._slices]
+
+
+def standardised(vectors: np.ndarray) -> np.ndarray:
+    """(x − mean) / std along the last axis; constant vectors become zeros."""
+    deviation = vectors.std(-1, keepdims=True)
+    return (vectors - vectors.mean(-1, keepdims=True)) / np.where(deviation > 0, deviation, 1.0)
 
 
 def learn(builders: Sequence[Builder], data: Any) -> Selection | None:

@@ -17,13 +17,18 @@ from rllib_haml.sampling.serial_vector_env import SerialVectorTeamEnv
 from rllib_haml.sampling.team_env import TeamEnv
 from rllib_haml.sampling.vector_env import VectorTeamEnv
 
+# Exactly these types: a subclass may have changed what `step` does. RLlib's wrapper around
+# PettingZoo shuffles its agents, and ours would only convert everything twice.
+_TRANSPARENT = (ParallelPettingZooEnv, ParallelTeamEnv)
+
 
 def make_vector_team_env(entry_point: Callable[[], Any], num_envs: int) -> VectorTeamEnv:
     """E environments of one team.
 
     Args:
         entry_point: Makes one environment. If that is itself a `VectorTeamEnv` with a method
-            `make_vec(num_envs)` (a natively batched one), that method makes all of them.
+            `make_vec(num_envs)` (a natively batched one), that method makes all of them. If its class
+            has a static method `batch`, that makes one `VectorTeamEnv` of all of them.
         num_envs: E.
 
     Raises:
@@ -33,9 +38,13 @@ def make_vector_team_env(entry_point: Callable[[], Any], num_envs: int) -> Vecto
     env = entry_point()
     if hasattr(env, "make_vec") and isinstance(env, VectorTeamEnv):
         return env.make_vec(num_envs)  # pyright: ignore[reportAttributeAccessIssue]
-    teams = [as_team_env(env)]
-    teams += [as_team_env(entry_point()) for _ in range(num_envs - 1)]
-    return SerialVectorTeamEnv(teams)
+    envs = [env, *(entry_point() for _ in range(num_envs - 1))]
+    inner = [env.par_env if type(env) in _TRANSPARENT else env for env in envs]
+    kind = type(inner[0])
+    # The class's own method, not an inherited one: a subclass may have changed what `step` does.
+    if "batch" in vars(kind) and all(type(env) is kind for env in inner):
+        return kind.batch(inner)  # pyright: ignore[reportAttributeAccessIssue]
+    return SerialVectorTeamEnv([as_team_env(env) for env in envs])
 
 
 def as_team_env(env: Any) -> TeamEnv:
@@ -44,9 +53,7 @@ def as_team_env(env: Any) -> TeamEnv:
     Raises:
         TypeError: See `make_vector_team_env`.
     """
-    # Exactly these types: a subclass may have changed what `step` does. RLlib's wrapper around
-    # PettingZoo shuffles its agents, and ours would only convert everything twice.
-    if type(env) in (ParallelPettingZooEnv, ParallelTeamEnv):
+    if type(env) in _TRANSPARENT:
         return PettingZooTeam(env.par_env)
     if isinstance(env, ParallelEnv):
         return PettingZooTeam(env)
