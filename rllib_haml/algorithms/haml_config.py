@@ -75,6 +75,8 @@ class HAMLConfig(TeamConfig):
         self.weight_decay = 0.0
         self.order: Literal["random"] | list[str] = "random"
         self.update_scheme: Literal["sequential", "simultaneous"] = "sequential"
+        self.compound_clip: float | None = None
+        self.preceding_agent_correction = False
 
     def training(
         self,

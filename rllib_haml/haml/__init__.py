@@ -7,8 +7,9 @@ Shapes, everywhere in this package: S joint steps of a train batch (R of them in
 that share one policy (K = 1 unless parameters are shared), T time, B columns.
 """
 
-from rllib_haml.haml.drift import ClipDrift, Drift, Move, NoDrift
+from rllib_haml.haml.drift import AdaptiveDrift, ClipDrift, Drift, Move, NoDrift
 from rllib_haml.haml.families import ActionFamily, Bernoulli, Categorical, Family, Gaussian, SquashedGaussian
+from rllib_haml.haml.kl_ball import KLBall
 from rllib_haml.haml.neighbourhood import Everywhere, Neighbourhood
 from rllib_haml.haml.order import FixedOrder, Order, RandomOrder, Scores
 from rllib_haml.haml.products import MultiCategorical, Product
@@ -19,6 +20,7 @@ from rllib_haml.haml.value_norm import ValueNorm
 
 __all__ = [
     "ActionFamily",
+    "AdaptiveDrift",
     "Bernoulli",
     "Categorical",
     "ClipDrift",
@@ -29,6 +31,7 @@ __all__ = [
     "FixedOrder",
     "Gaussian",
     "JointRows",
+    "KLBall",
     "MirrorStep",
     "Move",
     "MultiCategorical",

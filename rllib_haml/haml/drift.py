@@ -6,7 +6,7 @@ A drift is non-negative, zero at the present policy, and has zero gradient there
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -52,6 +52,15 @@ class Move:
 class Drift(Protocol):
     def __call__(self, move: Move) -> Tensor:
         """(K, R), the drift of each row in units of the advantage."""
+        ...
+
+
+@runtime_checkable
+class AdaptiveDrift(Protocol):
+    """A drift that changes from sweep to sweep; as a `torch.nn.Module` its buffers go into checkpoints."""
+
+    def adapt(self, kl: float) -> None:
+        """Told after each sweep how far the policy went: the mean KL(present ‖ candidate), in nats."""
         ...
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rllib_haml.haml.drift import Drift, Move
 from rllib_haml.haml.families import Family
+from rllib_haml.haml.flat import flat_gradient
 from rllib_haml.haml.order import Order
 from rllib_haml.haml.rows import JointRows, generator
 
@@ -118,19 +119,24 @@ class MirrorStep:
 
     def objective(self, rows: Rows = ALL_ROWS) -> Tensor:
         """This learner's part of E[r M - D] (+ entropy bonus) over `rows`; a differentiable scalar."""
-        policy, active = self.player.policy, self.player.policy.active[:, rows]
-        new = policy.evaluate(rows)
+        return self.value(self.player.policy.evaluate(rows), rows)
+
+    def value(self, new: Evaluation, rows: Rows = ALL_ROWS) -> Tensor:
+        """The objective of a policy that evaluates to `new` on `rows`."""
         move = self.move(new, rows)
         value = move.ratio * move.m - self.player.drift(move)
         if self.player.entropy_coeff:
             value = value + self.player.entropy_coeff * new.entropy
-        return self.rows.mean(value, active, rows)
+        return self.rows.mean(value, self.player.policy.active[:, rows], rows)
+
+    def kl(self, new: Evaluation, rows: Rows = ALL_ROWS) -> Tensor:
+        """This learner's part of the mean KL(present ‖ `new`) over `rows`, in nats."""
+        return self.rows.mean(self.move(new, rows).kl(), self.player.policy.active[:, rows], rows)
 
     def slope(self) -> float:
         """Root mean square of the objective's gradient at the present policy, over the parameters."""
-        gradients = torch.autograd.grad(self.objective(), self.player.policy.parameters(), allow_unused=True)
-        flat = torch.cat([g.flatten() for g in gradients if g is not None])
-        return float(self.rows.all_reduce(flat).square().mean().sqrt())
+        flat = self.rows.all_reduce(flat_gradient(self.objective(), self.player.policy.parameters()))
+        return float(flat.square().mean().sqrt())
 
     def move(self, new: Evaluation, rows: Rows = ALL_ROWS) -> Move:
         """From the policy before to `new`, its evaluation on `rows`."""
@@ -154,13 +160,14 @@ class SweepResult:
     Attributes:
         log_factor: (S,) log of the compound ratio after all players moved; 0 if they moved simultaneously.
         order: Who moved, first mover first.
-        before, after: Each player's policy on all local rows, around its move.
+        steps: What each player faced, its policy on all local rows before it moved included.
+        after: Each player's policy on all local rows after it moved.
         reports: Each neighbourhood's figures of its maximisation (scalars).
     """
 
     log_factor: Tensor
     order: list[str] = field(default_factory=list)
-    before: dict[str, Evaluation] = field(default_factory=dict)
+    steps: dict[str, MirrorStep] = field(default_factory=dict)
     after: dict[str, Evaluation] = field(default_factory=dict)
     reports: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
@@ -173,6 +180,7 @@ def sweep(
     rows: JointRows,
     key: tuple[int, ...] = (0,),
     simultaneous: bool = False,
+    compound_clip: float | None = None,
 ) -> SweepResult:
     """Moves every player once, each against the joint advantage corrected for those before it.
 
@@ -183,6 +191,8 @@ def sweep(
         rows: Which joint steps the local rows are; its weights, if any, enter every mean.
         key: Seeds the order and the minibatches, alike on every learner: (seed, number of the update).
         simultaneous: Leaves M at Â, so that each player answers to the others' *old* policies: MAPPO.
+        compound_clip: Bounds the compound ratio in M to 1 ± this, as A2PO does (Wang et al. 2023, arXiv
+            2302.06205); `log_factor` stays as it is.
     """
     names = sorted(players)
     draw = generator(rows.index.device, *key)
@@ -193,6 +203,8 @@ def sweep(
         with torch.no_grad():
             before = player.policy.evaluate(ALL_ROWS)
         factor = result.log_factor.to(before.log_prob.dtype).exp()
+        if compound_clip is not None:
+            factor = factor.clamp(1 - compound_clip, 1 + compound_clip)
         return MirrorStep(player, factor, estimate, before, rows, (*key, names.index(name)), place)
 
     while remaining := [name for name in names if name not in result.order]:
@@ -210,5 +222,5 @@ def sweep(
             change = torch.where(step.player.policy.active, after.log_prob - step.before.log_prob, 0)
             result.log_factor = result.log_factor + change.sum(0)
         result.order.append(name)
-        result.before[name], result.after[name] = step.before, after
+        result.steps[name], result.after[name] = step, after
     return result

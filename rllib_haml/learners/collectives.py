@@ -23,6 +23,14 @@ def all_reduce(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def all_maximum(tensor: Tensor) -> Tensor:
+    """Takes the largest of the learners' values, in place, and returns it."""
+    if world_size() > 1:
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor
+
+
+@torch.no_grad()
 def broadcast(tensors: Iterable[Tensor]) -> None:
     """Gives every learner the first one's values, in place."""
     if world_size() > 1:

@@ -3,46 +3,74 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from rllib_haml.haml import Evaluation, JointRows
-from rllib_haml.learners.collectives import world_size
+from rllib_haml.haml import Evaluation, JointRows, MirrorStep
+from rllib_haml.learners.collectives import all_maximum
 
 
 @torch.no_grad()
-def of_move(
-    before: Evaluation, after: Evaluation, active: Tensor, rows: JointRows, clip_param: float
-) -> dict[str, Tensor]:
-    """How far one policy moved.
+def of_move(step: MirrorStep, after: Evaluation, clip_param: float) -> dict[str, Tensor]:
+    """How far one policy moved and what it gained by that.
 
     Returns:
-        `entropy` (nats, after), `mean_kl` (KL(before ‖ after), estimated on the taken actions by
-        r - 1 - log r), `clip_fraction` (share of ratios outside 1 ± clip_param).
+        `surrogate_gain`: E[(r - 1) M], in standard deviations of the advantage.
+        `drift`: What the policy paid for it, in the same unit.
+        `mean_kl`, `max_kl`: Exact KL(before ‖ after), in nats.
+        `entropy`: After, in nats.
+        `clip_fraction`: Share of ratios outside 1 ± clip_param.
     """
-    change = torch.where(active, after.log_prob - before.log_prob, 0)
-    ratio = change.exp()
-    clipped = ((ratio - 1).abs() > clip_param).to(ratio.dtype)
-    figures = {"entropy": after.entropy, "mean_kl": ratio - 1 - change, "clip_fraction": clipped}
-    return {k: rows.all_reduce(rows.mean(v, active)) for k, v in figures.items()}
+    player, rows = step.player, step.rows
+    active, move = player.policy.active, step.move(after)
+    kl = move.kl()
+    figures = {
+        "surrogate_gain": (move.ratio - 1) * move.m,
+        "drift": player.drift(move),
+        "mean_kl": kl,
+        "entropy": after.entropy,
+        "clip_fraction": ((move.ratio - 1).abs() > clip_param).to(kl.dtype),
+    }
+    means = rows.all_reduce(torch.stack([rows.mean(v, active) for v in figures.values()]))
+    return {**dict(zip(figures, means, strict=True)), "max_kl": largest(kl, active)}
 
 
 @torch.no_grad()
-def of_factor(log_factor: Tensor, rows: JointRows) -> dict[str, Tensor]:
-    """Mean and extremes of the compound ratio after the whole sweep."""
-    factor = log_factor.exp()
+def of_factor(factor: Tensor, rows: JointRows) -> dict[str, Tensor]:
+    """The compound ratio (S,) on all learners' rows.
+
+    Returns:
+        `compound_ratio_mean`, `compound_ratio_min`, `compound_ratio_max`, and `effective_sample_size`,
+        (Σ w)² / (S Σ w²): the share of the batch that still speaks for the present team.
+    """
+    sums = rows.all_reduce(torch.stack([factor.sum(), factor.square().sum()]))
     everywhere = torch.ones_like(factor, dtype=torch.bool)
-    high = _maximum(factor.max() if len(factor) else factor.new_zeros(()))
-    low = -_maximum(-factor.min() if len(factor) else factor.new_full((), -torch.inf))
-    mean = rows.all_reduce(rows.mean(factor, everywhere))
-    return {"compound_ratio_mean": mean, "compound_ratio_min": low, "compound_ratio_max": high}
+    return {
+        "compound_ratio_mean": sums[0] / rows.total,
+        "compound_ratio_min": -largest(-factor, everywhere, least=-torch.inf),
+        "compound_ratio_max": largest(factor, everywhere),
+        "effective_sample_size": sums[0].square() / (rows.total * sums[1]),
+    }
+
+
+def improvement_lower_bound(
+    surrogate_gain: Tensor, max_kl: Tensor, deviation: Tensor, largest: Tensor, gamma: float
+) -> Tensor:
+    """What this policy's move adds at least to the team's discounted return, in units of the reward.
+
+    (Kuba et al. 2022, arXiv 2109.11251, lemma 6): L - C max KL, C = 4 γ max|A| / (1 - γ)², with the
+    surrogate L estimated on the batch. Far below 0 for any step that is worth taking.
+
+    Args:
+        deviation, largest: Standard deviation and largest |Â|, in units of the reward.
+    """
+    horizon = 1 / (1 - gamma)
+    return horizon * (deviation * surrogate_gain - 4 * gamma * horizon * largest * max_kl)
 
 
 @torch.no_grad()
 def behaviour_gap(before: Evaluation, behaviour_logp: Tensor, active: Tensor) -> Tensor:
     """max |log-probability of the learner - of the sampler| over all learners' active rows."""
-    gap = torch.where(active, (before.log_prob - behaviour_logp).abs(), 0)
-    return _maximum(gap.max() if gap.numel() else gap.new_zeros(()))
+    return largest((before.log_prob - behaviour_logp).abs(), active)
 
 
 @torch.no_grad()
@@ -56,7 +84,7 @@ def explained_variance(target: Tensor, value: Tensor, counted: Tensor, rows: Joi
     return 1 - variance(target - value) / variance(target).clamp(min=1e-12)
 
 
-def _maximum(value: Tensor) -> Tensor:
-    if world_size() > 1:
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return value
+def largest(values: Tensor, counted: Tensor, least: float = 0.0) -> Tensor:
+    """The maximum of all learners' counted values, at least `least`."""
+    counts = values[counted]
+    return all_maximum(counts.max().clamp(min=least) if len(counts) else values.new_tensor(least))

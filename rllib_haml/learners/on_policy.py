@@ -11,20 +11,22 @@ from ray.rllib.core import ALL_MODULES
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.numpy import convert_to_numpy
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.typing import StateDict
 from torch import Tensor
 
-from rllib_haml.haml import JointRows, Player, SweepResult, gae, sweep
-from rllib_haml.haml.neighbourhood import descend
+from rllib_haml.haml import AdaptiveDrift, Drift, JointRows, Player, SweepResult, sweep
 from rllib_haml.learners import diagnostics
+from rllib_haml.learners.advantages import TeamAdvantage
 from rllib_haml.learners.batch import JointBatch
 from rllib_haml.learners.collectives import all_reduce, broadcast
 from rllib_haml.learners.module_policy import ModulePolicy
+from rllib_haml.learners.value_fit import fit_critic
 from rllib_haml.modules.critic import CRITIC
 
 logger = logging.getLogger("rllib_haml")
-SWEEP_SEED = "sweep_seed"
+SWEEP_SEED, DRIFTS = "sweep_seed", "drifts"
 # Behaviour and learner evaluate the same weights; more than rounding between them is a defect.
 WARN_BEHAVIOUR_GAP = 1e-4
 
@@ -52,6 +54,8 @@ class OnPolicyTeamLearner(TorchLearner):
         for module in self.module.values():
             broadcast(t.data for t in [*module.parameters(), *module.buffers()])
         self._sweep_seed = self._agree_on_seed()
+        # Kept from update to update: some adapt.
+        self._drifts = {name: self._make_drift(name) for name in self._policy_ids()}
         self._entropy = {
             module_id: Scheduler(
                 fixed_value_or_schedule=self.config.get_config_for_module(module_id).entropy_coeff,
@@ -60,6 +64,10 @@ class OnPolicyTeamLearner(TorchLearner):
             )
             for module_id in self._policy_ids()
         }
+
+    def _make_drift(self, module_id: str) -> Drift:
+        drift = self.config.get_config_for_module(module_id).make_drift()
+        return drift.to(self._device) if isinstance(drift, torch.nn.Module) else drift
 
     def _policy_ids(self) -> list[str]:
         return sorted(set(self.module.keys()) - {CRITIC})
@@ -105,19 +113,21 @@ class OnPolicyTeamLearner(TorchLearner):
         joint = JointBatch.of(batch)
         total = int(all_reduce(torch.tensor(len(joint.row), device=self._device)))
         rows = JointRows(joint.row, total, all_reduce=all_reduce)
-        values, advantage = self._estimate_advantages(joint)
-        normalised = self._normalise(advantage, joint.any_active, rows)
+        normalised_values, advantage = self._estimate(joint, rows)
         players = self._players(joint)
+        config = self.config
         result = sweep(
             players,
-            lambda log_factor: normalised,
-            order=self.config.make_order(),
+            advantage,
+            order=config.make_order(),
             rows=rows,
             key=(self._sweep_seed, self._weights_seq_no),
-            simultaneous=self.config.update_scheme == "simultaneous",
+            simultaneous=config.update_scheme == "simultaneous",
+            compound_clip=config.compound_clip,
         )
-        losses = self._report_sweep(result, players, rows)
-        losses[CRITIC] = self._fit_critic(joint, values, advantage, rows)
+        self._adapt(players, result)
+        losses = self._report_sweep(result, players, advantage)
+        losses[CRITIC] = self._fit_critic(joint, normalised_values, advantage)
         return {}, losses, {}
 
     @override(TorchLearner)
@@ -126,37 +136,19 @@ class OnPolicyTeamLearner(TorchLearner):
         raise NotImplementedError("The sweep computes each policy's objective; override `_update` instead.")
 
     @torch.no_grad()
-    def _estimate_advantages(self, joint: JointBatch) -> tuple[Tensor, Tensor]:
-        """V (S,) on the normaliser's scale, and the team's advantage (S,) in units of the reward."""
+    def _estimate(self, joint: JointBatch, rows: JointRows) -> tuple[Tensor, TeamAdvantage]:
+        """V (S,) on the normaliser's scale, and the team's advantage."""
         critic = self.module[CRITIC]
         normalised = critic.normalised_values(joint.states.to(_dtype(critic)))
-        values = critic.denormalise(normalised)
-        steps = ~joint.last
-        following = values.roll(-1)[steps]
-        columns = [
-            joint.columns_by_fragment(x.to(values.dtype))[0]
-            for x in (joint.reward, values[steps], following, joint.terminated)
-        ]
-        reward, value, next_value, terminated = columns
-        filled = joint.columns_by_fragment(joint.reward)[1]
-        ended = torch.ones_like(filled)
-        ended[:-1] = ~filled[1:]
-        advantage = gae(
-            reward,
-            value,
-            next_value,
-            terminated.bool(),
-            ended,
-            gamma=self.config.gamma,
-            lambda_=self.config.lambda_,
+        advantage = TeamAdvantage(
+            joint,
+            rows,
+            critic.denormalise(normalised),
+            self.config.gamma,
+            self.config.lambda_,
+            self.config.preceding_agent_correction,
         )
-        return normalised[steps], joint.rows_of(advantage)
-
-    def _normalise(self, advantage: Tensor, counted: Tensor, rows: JointRows) -> Tensor:
-        """(Â - mean) / (std + 1e-5) over all learners' rows in which anyone acted."""
-        mean = all_reduce(rows.mean(advantage, counted))
-        variance = all_reduce(rows.mean((advantage - mean).square(), counted))
-        return (advantage - mean) / (variance.sqrt() + 1e-5)
+        return normalised[~joint.last], advantage
 
     def _players(self, joint: JointBatch) -> dict[str, Player]:
         """The policies that are trained, each with its drift and neighbourhood."""
@@ -171,52 +163,53 @@ class OnPolicyTeamLearner(TorchLearner):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             players[module_id] = Player(
                 ModulePolicy(module, columns, parameters, optimizer),
-                config.make_drift(),
+                self._drifts[module_id],
                 config.make_neighbourhood(),
                 float(self._entropy[module_id].get_current_value()),
             )
         return players
 
-    def _fit_critic(self, joint: JointBatch, before: Tensor, advantage: Tensor, rows: JointRows) -> Tensor:
-        """Regresses V on Â + V, with its own epochs and minibatches; returns the last loss."""
-        config, critic = self.config.get_config_for_module(CRITIC), self.module[CRITIC].unwrapped()
-        values = critic.denormalise(before)
-        returns = advantage + values
-        if critic.value_norm is not None:
-            critic.value_norm.update(returns[joint.any_active], all_reduce)
-        target = critic.normalise(returns)
-        states = joint.states[~joint.last].to(_dtype(critic))
-        optimizer = self.get_optimizer(CRITIC)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        key = (self._sweep_seed, self._weights_seq_no, len(joint.policies))
-        loss = norm = torch.zeros((), device=self._device)
-        for epoch in range(config.critic_num_epochs):
-            for part in rows.minibatches(config.critic_minibatch_size, *key, epoch):
-                error = value_loss(
-                    critic.normalised_values(states[part]),
-                    before[part],
-                    target[part],
-                    config.vf_clip_param,
-                    config.huber_delta,
-                )
-                loss = rows.mean(config.vf_loss_coeff * error, joint.any_active[part], part)
-                norm = descend(loss, parameters, optimizer, config.grad_clip, rows)
-        loss = all_reduce(loss.detach().clone())
-        explained = diagnostics.explained_variance(returns, values, joint.any_active, rows)
-        report = {"vf_loss": loss, "vf_explained_var": explained, "grad_norm": norm}
+    def _adapt(self, players: dict[str, Player], result: SweepResult) -> None:
+        """Tells the drifts that want to know how far their policies went."""
+        for name in result.order:
+            drift: Any = players[name].drift
+            if isinstance(drift, AdaptiveDrift):
+                step = result.steps[name]
+                kl = step.rows.mean(step.move(result.after[name]).kl(), step.player.policy.active)
+                drift.adapt(float(all_reduce(kl)))
+
+    def _fit_critic(self, joint: JointBatch, before: Tensor, advantage: TeamAdvantage) -> Tensor:
+        """Returns the last loss."""
+        report = fit_critic(
+            self.module[CRITIC].unwrapped(),
+            self.get_optimizer(CRITIC),
+            joint,
+            before,
+            advantage.plain,
+            advantage.rows,
+            self.config.get_config_for_module(CRITIC),
+            (self._sweep_seed, self._weights_seq_no, len(joint.policies)),
+        )
         self.metrics.log_dict(report, key=CRITIC, window=1)
-        return loss
+        return report["vf_loss"]
 
     def _report_sweep(
-        self, result: SweepResult, players: dict[str, Player], rows: JointRows
+        self, result: SweepResult, players: dict[str, Player], advantage: TeamAdvantage
     ) -> dict[str, Tensor]:
         """Logs each policy's figures; returns its last loss."""
+        raw = advantage.plain
+        scale = advantage.moments(raw)[1], diagnostics.largest(raw.abs(), advantage.joint.any_active)
+        bound = torch.zeros((), device=self._device)
         for place, name in enumerate(result.order):
             policy: Any = players[name].policy
-            before, after = result.before[name], result.after[name]
-            clip = self.config.get_config_for_module(name).clip_param
-            report = diagnostics.of_move(before, after, policy.active, rows, clip) | result.reports[name]
-            gap = diagnostics.behaviour_gap(before, policy.behaviour_logp, policy.active)
+            step, after = result.steps[name], result.after[name]
+            report = diagnostics.of_move(step, after, self.config.get_config_for_module(name).clip_param)
+            report |= diagnostics.of_factor(step.factor, step.rows) | result.reports[name]
+            report["improvement_lower_bound"] = diagnostics.improvement_lower_bound(
+                report["surrogate_gain"], report["max_kl"], *scale, self.config.gamma
+            )
+            bound = bound + report["improvement_lower_bound"]
+            gap = diagnostics.behaviour_gap(step.before, policy.behaviour_logp, policy.active)
             report |= {"behaviour_gap": gap, "entropy_coeff": players[name].entropy_coeff, "order": place}
             self.metrics.log_dict(report, key=name, window=1)
             if gap > WARN_BEHAVIOUR_GAP:
@@ -226,39 +219,24 @@ class OnPolicyTeamLearner(TorchLearner):
                     name,
                     gap,
                 )
-        factor = diagnostics.of_factor(result.log_factor, rows)
-        self.metrics.log_dict(factor, key=ALL_MODULES, window=1)
+        of_team = diagnostics.of_factor(result.log_factor.exp(), advantage.rows)
+        self.metrics.log_dict(of_team | {"improvement_lower_bound": bound}, key=ALL_MODULES, window=1)
         zero = torch.zeros((), device=self._device)
         return {name: result.reports[name].get("policy_loss", zero) for name in result.order}
 
     @override(TorchLearner)
     def get_state(self, *args: Any, **kwargs: Any) -> StateDict:
-        return {**super().get_state(*args, **kwargs), SWEEP_SEED: self._sweep_seed}
+        drifts = {k: d.state_dict() for k, d in self._drifts.items() if isinstance(d, torch.nn.Module)}
+        own = {SWEEP_SEED: self._sweep_seed, DRIFTS: convert_to_numpy(drifts)}
+        return {**super().get_state(*args, **kwargs), **own}
 
     @override(TorchLearner)
     def set_state(self, state: StateDict) -> None:
         super().set_state(state)
         self._sweep_seed = state.get(SWEEP_SEED, self._sweep_seed)
-
-
-def value_loss(
-    value: Tensor, before: Tensor, target: Tensor, clip: float | None, huber_delta: float | None
-) -> Tensor:
-    """(R,) Huber (or half squared) error; with `clip`, the larger of the plain and the clipped value's.
-
-    All on the normaliser's scale, `clip` and `huber_delta` too. The clipped value moves at most `clip`
-    away from the value `before` the update.
-    """
-
-    def error(v: Tensor) -> Tensor:
-        if huber_delta is None:
-            return 0.5 * (v - target).square()
-        return torch.nn.functional.huber_loss(v, target, reduction="none", delta=huber_delta)
-
-    plain = error(value)
-    if clip is None:
-        return plain
-    return torch.maximum(plain, error(before + (value - before).clamp(-clip, clip)))
+        for name, values in state.get(DRIFTS, {}).items():
+            drift: Any = self._drifts[name]
+            drift.load_state_dict({k: torch.as_tensor(v) for k, v in values.items()})
 
 
 def _dtype(module: torch.nn.Module) -> torch.dtype:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import time
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,26 @@ import torch
 import rllib_haml
 from rllib_haml.config import load_experiments
 from rllib_haml.haml import JointRows
+from rllib_haml.learners.advantages import TeamAdvantage
+from rllib_haml.learners.batch import JointBatch
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
 
 
-class ShuffledAdvantages(OnPolicyTeamLearner):
-    """Control: every joint step gets the advantage of another one. Nothing can be learnt from it."""
+@dataclass(frozen=True)
+class Shuffled(TeamAdvantage):
+    """Every joint step gets the advantage of another one."""
 
-    def _normalise(self, advantage: torch.Tensor, counted: torch.Tensor, rows: JointRows) -> torch.Tensor:
-        normalised = super()._normalise(advantage, counted, rows)
-        return normalised[torch.randperm(len(normalised))]
+    def __call__(self, log_factor: torch.Tensor) -> torch.Tensor:
+        advantage = super().__call__(log_factor)
+        return advantage[torch.randperm(len(advantage))]
+
+
+class ShuffledAdvantages(OnPolicyTeamLearner):
+    """Control: nothing can be learnt from it."""
+
+    def _estimate(self, joint: JointBatch, rows: JointRows) -> tuple[torch.Tensor, TeamAdvantage]:
+        values, advantage = super()._estimate(joint, rows)
+        return values, Shuffled(**{f.name: getattr(advantage, f.name) for f in fields(advantage)})
 
 
 def train(file: Path, seed: int, args: argparse.Namespace) -> None:

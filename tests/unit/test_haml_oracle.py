@@ -1,7 +1,8 @@
 """One update equals the reference implementation's, whose inputs and outputs are stored in float64.
 
-The stored sweep went over the agents in the order of their names: full batch, 4 epochs of Adam (lr 5e-4,
-eps 1e-5), clip 0.1, entropy bonus 0.01, gradient norm clipped at 10.
+The stored sweeps went over the agents in the order of their names. HAPPO and HAA2C: full batch, 4 and 3
+epochs of Adam (lr 5e-4, eps 1e-5), clip 0.1 and none, entropy bonus 0.01, gradient norm clipped at 10.
+HATRPO: δ = 0.01, no entropy bonus.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from rllib_haml.haml import (
     Everywhere,
     FixedOrder,
     JointRows,
+    KLBall,
     MirrorStep,
+    Neighbourhood,
     NoDrift,
     Player,
     SweepResult,
@@ -28,20 +31,21 @@ from rllib_haml.haml import (
     sweep,
 )
 
-CASES = ["happo_gaussian", "happo_categorical_masked"]
-EPOCHS, ENTROPY_COEFF = 4, 0.01
+CASES = ["happo_gaussian", "happo_categorical_masked", "haa2c_gaussian"]
+CLIPPED, ENTROPY_COEFF = CASES[:2], 0.01
 
 
 @dataclass
 class Watched:
     """`Everywhere`, one full-batch epoch at a time; keeps M and each loss without its entropy bonus."""
 
+    epochs: int
     m: Tensor = field(default_factory=lambda: torch.empty(0))
     losses: list[float] = field(default_factory=list)
 
     def maximise(self, step: MirrorStep) -> dict[str, Tensor]:
         self.m = step.m
-        for _ in range(EPOCHS):
+        for _ in range(self.epochs):
             policy = step.player.policy
             entropy = policy.evaluate(slice(None)).entropy[policy.active].mean().item()
             report = Everywhere(num_epochs=1, grad_clip=10.0).maximise(step)
@@ -80,19 +84,48 @@ def policy(data: dict[str, np.ndarray], agent: str) -> NetworkPolicy:
     )
 
 
+def drift_of(case: str) -> Drift:
+    return ClipDrift(0.1) if case in CLIPPED else NoDrift()
+
+
 def run(
     data: dict[str, np.ndarray], drift: Drift, simultaneous: bool = False
 ) -> tuple[dict[str, Player], dict[str, Watched], SweepResult]:
-    watched = {name: Watched() for name in agents(data)}
+    """The sweep by epochs of Adam."""
+    watched = {name: Watched(len(data[f"{name}/policy_loss"])) for name in agents(data)}
     players = {name: Player(policy(data, name), drift, watched[name], ENTROPY_COEFF) for name in watched}
-    result = sweep(
+    return players, watched, run_sweep(data, players, simultaneous)
+
+
+def run_trust_region(
+    neighbourhood: Neighbourhood,
+) -> tuple[dict[str, np.ndarray], dict[str, Player], SweepResult]:
+    """The stored HATRPO sweep with the given neighbourhood."""
+    data = load("hatrpo_gaussian")
+    players = {name: Player(policy(data, name), NoDrift(), neighbourhood) for name in agents(data)}
+    return data, players, run_sweep(data, players)
+
+
+def run_sweep(
+    data: dict[str, np.ndarray], players: dict[str, Player], simultaneous: bool = False
+) -> SweepResult:
+    return sweep(
         players,
         lambda log_factor: torch.tensor(data["advantage"]),
         order=FixedOrder(tuple(players)),
         rows=JointRows.whole(len(data["advantage"])),
         simultaneous=simultaneous,
     )
-    return players, watched, result
+
+
+def ratio_error(data: dict[str, np.ndarray], result: SweepResult) -> float:
+    """Largest distance of a compound ratio, after any of the agents moved, from the reference's."""
+    furthest = apart(result.log_factor.exp(), data[f"{agents(data)[-1]}/factor_out"])
+    for name in agents(data):
+        change = (result.after[name].log_prob - result.steps[name].before.log_prob)[0].numpy()
+        ratio = np.where(data[f"{name}/active"], np.exp(change), 1.0)
+        furthest = max(furthest, apart(data[f"{name}/factor_in"] * ratio, data[f"{name}/factor_out"]))
+    return furthest
 
 
 def weight_error(data: dict[str, np.ndarray], players: dict[str, Player]) -> float:
@@ -104,7 +137,7 @@ def weight_error(data: dict[str, np.ndarray], players: dict[str, Player]) -> flo
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, "hatrpo_gaussian"])
 def test_network_is_the_stored_one(case: str) -> None:
     """The stored log-probabilities are those of the weights before, where an agent acted."""
     data = load(case)
@@ -118,24 +151,21 @@ def test_network_is_the_stored_one(case: str) -> None:
 def test_sweep_equals_reference(case: str) -> None:
     """Weights, compound ratio before and after each agent, M and the loss of every epoch, to 1e-9."""
     data = load(case)
-    players, watched, result = run(data, ClipDrift(0.1))
+    players, watched, result = run(data, drift_of(case))
     assert result.order == agents(data)
     assert weight_error(data, players) < 1e-9
     for name in agents(data):
         m = data[f"{name}/factor_in"] * data["advantage"]
         assert apart(watched[name].m, m) < 1e-9
         assert apart(np.array(watched[name].losses), data[f"{name}/policy_loss"]) < 1e-9
-        change = (result.after[name].log_prob - result.before[name].log_prob)[0].numpy()
-        ratio = np.where(data[f"{name}/active"], np.exp(change), 1.0)
-        assert apart(data[f"{name}/factor_in"] * ratio, data[f"{name}/factor_out"]) < 1e-9
-    assert apart(result.log_factor.exp(), data[f"{agents(data)[-1]}/factor_out"]) < 1e-9
+    assert ratio_error(data, result) < 1e-9
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_without_the_factor_the_reference_is_missed(case: str) -> None:
     """Control: a simultaneous update gives the first agent's weights and misses the later agents' by 1e-3."""
     data = load(case)
-    players, _, _ = run(data, ClipDrift(0.1), simultaneous=True)
+    players, _, _ = run(data, drift_of(case), simultaneous=True)
     first, *later = agents(data)
     assert weight_error(data, {first: players[first]}) < 1e-9
     assert all(weight_error(data, {name: players[name]}) > 1e-3 for name in later)
@@ -147,6 +177,30 @@ def test_without_the_clip_the_reference_is_missed(epsilon: float | None) -> None
     data = load("happo_gaussian")
     players, _, _ = run(data, NoDrift() if epsilon is None else ClipDrift(epsilon))
     assert weight_error(data, players) > 1e-3
+
+
+def test_trust_region_equals_reference() -> None:
+    """HATRPO: weights, compound ratios, gains and KL to 1e-9."""
+    data, players, result = run_trust_region(KLBall(0.01))
+    assert weight_error(data, players) < 1e-9
+    assert ratio_error(data, result) < 1e-9
+    for name in agents(data):
+        report = result.reports[name]
+        assert apart(report["surrogate_gain"], data[f"{name}/surrogate_gain"]) < 1e-9
+        assert apart(report["kl"], data[f"{name}/kl"]) < 1e-9
+        assert report["line_search_accepted"] == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [KLBall(0.011), KLBall(0.01, cg_iterations=3), KLBall(0.01, cg_damping=0.05), Everywhere(1)],
+    ids=["radius", "iterations", "damping", "Adam"],
+)
+def test_another_trust_region_misses_the_reference(other: Neighbourhood) -> None:
+    """Control: a larger ball, a coarser or differently damped solution, or a step of Adam ends elsewhere."""
+    data, players, result = run_trust_region(other)
+    assert weight_error(data, players) > 1e-4
+    assert ratio_error(data, result) > 1e-3
 
 
 def test_value_norm_equals_reference() -> None:

@@ -14,10 +14,11 @@ from ray.tune.registry import register_env
 from torch import Tensor
 
 from rllib_haml import HAPPOConfig
-from rllib_haml.haml import Evaluation, JointRows
+from rllib_haml.haml import JointRows
 from rllib_haml.learners import diagnostics, on_policy
 from rllib_haml.learners.batch import JointBatch, JointBatchConnector
-from rllib_haml.learners.on_policy import OnPolicyTeamLearner, value_loss
+from rllib_haml.learners.on_policy import OnPolicyTeamLearner
+from rllib_haml.learners.value_fit import value_loss
 from rllib_haml.sampling.fragment import JointFragment, in_batch_order
 
 GAMMA, LAMBDA = 0.9, 0.8
@@ -100,7 +101,8 @@ def test_advantages_are_the_teams_gae(learner: Any) -> None:
     with torch.no_grad():
         normalised = critic.normalised_values(joint.states).double().numpy()
     values = normalised * 6.0 + 3.0
-    before, advantage = learner._estimate_advantages(joint)
+    before, estimated = learner._estimate(joint, whole(joint))
+    advantage = estimated.plain
     np.testing.assert_allclose(before, normalised[~joint.last.numpy()], rtol=1e-5)
     np.testing.assert_allclose(
         advantage, naive_advantages(made, values, lambda f: f.terminated), rtol=1e-4, atol=1e-4
@@ -111,19 +113,21 @@ def test_advantages_are_the_teams_gae(learner: Any) -> None:
 
 
 def test_a_learner_without_rows_has_no_advantages(learner: Any) -> None:
-    before, advantage = learner._estimate_advantages(JointBatch.of(columns_of(learner, [])))
-    assert before.shape == advantage.shape == (0,)
+    joint = JointBatch.of(columns_of(learner, []))
+    before, advantage = learner._estimate(joint, whole(joint))
+    assert before.shape == advantage.plain.shape == advantage(torch.zeros(0)).shape == (0,)
 
 
 def test_advantages_are_normalised_over_rows_in_which_anyone_acted(learner: Any) -> None:
-    advantage = torch.randn(50) * 3 + 5
-    counted = torch.rand(50) < 0.5
-    advantage[~counted] = 1e4
-    got = learner._normalise(advantage, counted, JointRows.whole(50))
-    rows = advantage[counted].double().numpy()
-    expected = (advantage.double().numpy() - rows.mean()) / (rows.std() + 1e-5)
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-    assert abs(got.mean().item()) > 1, "control: over all rows it is not centred"
+    joint = JointBatch.of(columns_of(learner, fragments(learner.config.team, present=0.3)))
+    _, estimated = learner._estimate(joint, whole(joint))
+    counted = joint.any_active
+    assert not counted.all()
+    advantage = estimated.plain.double().numpy()
+    rows = advantage[counted]
+    got = estimated(torch.zeros(len(counted)))
+    np.testing.assert_allclose(got, (advantage - rows.mean()) / (rows.std() + 1e-5), rtol=1e-4, atol=1e-4)
+    assert abs(got.mean().item()) > 1e-3, "control: over all rows it is not centred"
 
 
 @pytest.mark.parametrize("clip", [None, 0.2, 1.5])
@@ -153,13 +157,18 @@ def test_value_targets_enter_the_normaliser_where_anyone_acted() -> None:
     made = fragments(learner.config.team, present=0.3)
     joint = JointBatch.of(columns_of(learner, made))
     assert not joint.any_active.all()
-    before, advantage = learner._estimate_advantages(joint)
-    learner._fit_critic(joint, before, advantage, JointRows.whole(len(joint.row)))
+    before, estimated = learner._estimate(joint, whole(joint))
+    advantage = estimated.plain
+    learner._fit_critic(joint, before, estimated)
     scale = 0.1  # root of the variance floor: the unit of values before the first update
     returns = (advantage + scale * before)[joint.any_active].double().numpy()
     mean, variance = learner.module["critic"].value_norm.mean_var()
     np.testing.assert_allclose(mean, returns.mean(), rtol=1e-5)
     np.testing.assert_allclose(variance, returns.var(), rtol=1e-4)
+
+
+def whole(joint: JointBatch) -> JointRows:
+    return JointRows.whole(len(joint.row))
 
 
 def weights(learner: Any) -> dict[str, Tensor]:
@@ -213,7 +222,7 @@ def two_ranks(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], Callable[[boo
         return collective(tensor)
 
     monkeypatch.setattr(on_policy, "all_reduce", summed)
-    monkeypatch.setattr(diagnostics, "_maximum", collective)
+    monkeypatch.setattr(diagnostics, "all_maximum", collective)
 
     def replay(value: bool) -> None:
         nonlocal replaying
@@ -235,78 +244,6 @@ def test_a_rank_without_rows_joins_every_collective_and_ends_with_equal_weights(
     for key, value in weights(first).items():
         assert torch.equal(value, weights(second)[key]), key
     assert moved(first, start) == {"scout", "carrier", "anchor", "critic"}
-
-
-# Diagnostics.
-
-K, R = 2, 30
-
-
-def evaluations() -> tuple[Evaluation, Evaluation, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    draw = [torch.randn(K, R, generator=generator) for _ in range(4)]
-    active = torch.rand(K, R, generator=generator) < 0.7
-    none = torch.empty(K, R, 0)
-    before = Evaluation(draw[0], draw[1].abs(), none)
-    return before, Evaluation(draw[0] + 0.3 * draw[2], draw[3].abs(), none), active
-
-
-def test_figures_of_a_move() -> None:
-    before, after, active = evaluations()
-    got = diagnostics.of_move(before, after, active, JointRows.whole(R), clip_param=0.2)
-    entropy, kl, clipped = [], [], []
-    for k in range(K):
-        for r in range(R):
-            if active[k, r]:
-                change = float(after.log_prob[k, r]) - float(before.log_prob[k, r])
-                entropy.append(float(after.entropy[k, r]))
-                kl.append(np.exp(change) - 1 - change)
-                clipped.append(abs(np.exp(change) - 1) > 0.2)
-    expected = {"entropy": np.mean(entropy), "mean_kl": np.mean(kl), "clip_fraction": np.mean(clipped)}
-    assert {k: float(v) for k, v in got.items()} == pytest.approx(expected, rel=1e-5)
-    everyone = diagnostics.of_move(before, after, torch.ones_like(active), JointRows.whole(R), 0.2)
-    assert float(everyone["entropy"]) != pytest.approx(expected["entropy"], rel=1e-5), "control: absent rows"
-
-
-def test_figures_of_the_compound_ratio() -> None:
-    log_factor = evaluations()[0].log_prob[0]
-    got = diagnostics.of_factor(log_factor, JointRows.whole(R))
-    ratios = [np.exp(float(x)) for x in log_factor]
-    expected = {
-        "compound_ratio_mean": np.mean(ratios),
-        "compound_ratio_min": min(ratios),
-        "compound_ratio_max": max(ratios),
-    }
-    assert {k: float(v) for k, v in got.items()} == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_behaviour_gap_is_the_largest_among_active_rows() -> None:
-    before, after, active = evaluations()
-    gaps = (before.log_prob - after.log_prob).abs()
-    active[:] = True
-    worst = int(gaps.argmax())
-    assert float(diagnostics.behaviour_gap(before, after.log_prob, active)) == pytest.approx(
-        gaps.max().item()
-    )
-    active.view(-1)[worst] = False
-    rest = max(float(g) for i, g in enumerate(gaps.flatten()) if i != worst)
-    assert float(diagnostics.behaviour_gap(before, after.log_prob, active)) == pytest.approx(rest)
-
-
-def test_explained_variance() -> None:
-    generator = torch.Generator().manual_seed(0)
-    target, noise = torch.randn(R, generator=generator), torch.randn(R, generator=generator)
-    counted = torch.rand(R, generator=generator) < 0.6
-    rows = JointRows.whole(R)
-
-    def explained(value: Tensor) -> float:
-        return float(diagnostics.explained_variance(target, value, counted, rows))
-
-    value = target + 0.5 * noise
-    y, residual = (x[counted].double().numpy() for x in (target, target - value))
-    assert explained(value) == pytest.approx(1 - residual.var() / y.var(), rel=1e-4)
-    assert explained(target) == pytest.approx(1)
-    assert explained(torch.full((R,), 3.0)) == pytest.approx(0, abs=1e-5)
 
 
 def test_the_learners_objective_is_the_sweeps() -> None:
