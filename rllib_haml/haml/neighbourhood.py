@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from rllib_haml.haml.flat import flat_gradient, split_like
+
 if TYPE_CHECKING:
     from rllib_haml.haml.rows import JointRows
     from rllib_haml.haml.sweep import MirrorStep
@@ -65,20 +67,12 @@ def descend(
     Returns:
         The gradient's global norm before clipping.
     """
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    flat = rows.all_reduce(
-        torch.cat(
-            [
-                torch.zeros_like(p).flatten() if g is None else g.flatten()
-                for p, g in zip(parameters, gradients, strict=True)
-            ]
-        )
-    )
+    flat = rows.all_reduce(flat_gradient(loss, parameters))
     norm = flat.norm()
     if grad_clip is not None:
         flat = flat * (grad_clip / (norm + 1e-6)).clamp(max=1)
-    for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        p.grad = g.view_as(p)
+    for p, g in zip(parameters, split_like(flat, parameters), strict=True):
+        p.grad = g
     optimizer.step()
     for p in parameters:
         p.grad = None
