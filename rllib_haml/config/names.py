@@ -30,6 +30,8 @@ _EXTRAS = {
     "gymnasium_robotics": "mujoco",
     "mujoco": "mujoco",
     "mpe2": "mpe",
+    "jaxmarl": "smax",
+    "jax": "smax",
     "matplotlib": "plots",
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 
@@ -15,10 +17,23 @@ def import_extra(module: str, *, extra: str) -> ModuleType:
         ModuleNotFoundError: It is not installed; the message says what to type.
     """
     try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        with _silence():
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f'this environment needs {error.name}, which is not installed: pip install "rllib-haml[{extra}]"',
             name=error.name,
         ) from error
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Swallows what is printed, also past a module (JaxMARL) that puts Python's own streams back."""
+    nowhere = io.StringIO()
+    own = sys.__stdout__, sys.__stderr__
+    sys.__stdout__ = sys.__stderr__ = nowhere  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        with contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        sys.__stdout__, sys.__stderr__ = own  # pyright: ignore[reportAttributeAccessIssue]

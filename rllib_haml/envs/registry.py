@@ -21,6 +21,7 @@ Creator = Callable[[Mapping[str, Any]], MultiAgentEnv]
 OWN: dict[str, str] = {
     "mamujoco": "rllib_haml.envs.mamujoco:make",
     "mpe": "rllib_haml.envs.mpe:make",
+    "smax": "rllib_haml.envs.smax:make",
     "matrix_game": "rllib_haml.envs.matrix_games:make_matrix_game",
     "differential_game": "rllib_haml.envs.matrix_games:make_differential_game",
 }

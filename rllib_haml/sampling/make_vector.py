@@ -26,9 +26,9 @@ def make_vector_team_env(entry_point: Callable[[], Any], num_envs: int) -> Vecto
     """E environments of one team.
 
     Args:
-        entry_point: Makes one environment. If that is itself a `VectorTeamEnv` with a method
-            `make_vec(num_envs)` (a natively batched one), that method makes all of them. If its class
-            has a static method `batch`, that makes one `VectorTeamEnv` of all of them.
+        entry_point: Makes one environment. If that has a method `make_vec(num_envs)` (a natively
+            batched one), that method makes all of them. If its class has a static method `batch`,
+            that makes one `VectorTeamEnv` of all of them.
         num_envs: E.
 
     Raises:
@@ -36,8 +36,8 @@ def make_vector_team_env(entry_point: Callable[[], Any], num_envs: int) -> Vecto
         EnvironmentFault: It declares its agents or spaces wrongly.
     """
     env = entry_point()
-    if hasattr(env, "make_vec") and isinstance(env, VectorTeamEnv):
-        return env.make_vec(num_envs)  # pyright: ignore[reportAttributeAccessIssue]
+    if hasattr(env, "make_vec"):
+        return env.make_vec(num_envs)
     envs = [env, *(entry_point() for _ in range(num_envs - 1))]
     inner = [env.par_env if type(env) in _TRANSPARENT else env for env in envs]
     kind = type(inner[0])

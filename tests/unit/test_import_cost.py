@@ -9,7 +9,9 @@ import sys
 
 RAY = "import ray.rllib.algorithms.ppo"
 PACKAGE = "import ray.rllib.algorithms.ppo, rllib_haml"
-OPTIONAL = {"mujoco", "gymnasium_robotics", "mpe2", "pygame", "supersuit", "jax", "matplotlib", "dm_control"}
+# Not jax: RLlib itself imports it where it is installed.
+OPTIONAL = {"mujoco", "gymnasium_robotics", "mpe2", "pygame", "supersuit", "matplotlib", "dm_control"}
+OPTIONAL |= {"jaxmarl", "rware", "lbforaging", "smac", "smacv2"}
 
 SCRIPT = """
 import json, sys, time
