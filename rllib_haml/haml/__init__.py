@@ -7,11 +7,12 @@ Shapes, everywhere in this package: S joint steps of a train batch (R of them in
 that share one policy (K = 1 unless parameters are shared), T time, B columns.
 """
 
-from rllib_haml.haml.drift import AdaptiveDrift, ClipDrift, Drift, Move, NoDrift
+from rllib_haml.haml.check_drift import DriftCheck, check_drift
+from rllib_haml.haml.drift import AdaptiveDrift, ClipDrift, Drift, JointClipDrift, KLDrift, Move, NoDrift
 from rllib_haml.haml.families import ActionFamily, Bernoulli, Categorical, Family, Gaussian, SquashedGaussian
 from rllib_haml.haml.kl_ball import KLBall
 from rllib_haml.haml.neighbourhood import Everywhere, Neighbourhood
-from rllib_haml.haml.order import FixedOrder, Order, RandomOrder, Scores
+from rllib_haml.haml.order import FixedOrder, Order, RandomOrder, Scores, SemiGreedyOrder
 from rllib_haml.haml.products import MultiCategorical, Product
 from rllib_haml.haml.returns import gae
 from rllib_haml.haml.rows import JointRows, generator
@@ -25,13 +26,16 @@ __all__ = [
     "Categorical",
     "ClipDrift",
     "Drift",
+    "DriftCheck",
     "Evaluation",
     "Everywhere",
     "Family",
     "FixedOrder",
     "Gaussian",
+    "JointClipDrift",
     "JointRows",
     "KLBall",
+    "KLDrift",
     "MirrorStep",
     "Move",
     "MultiCategorical",
@@ -43,9 +47,11 @@ __all__ = [
     "Product",
     "RandomOrder",
     "Scores",
+    "SemiGreedyOrder",
     "SquashedGaussian",
     "SweepResult",
     "ValueNorm",
+    "check_drift",
     "gae",
     "generator",
     "sweep",

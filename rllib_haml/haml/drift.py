@@ -73,6 +73,24 @@ class NoDrift:
 
 
 @dataclass(frozen=True)
+class KLDrift:
+    """coeff · KL(present ‖ candidate), exact: mirror descent with a penalty instead of a clip.
+
+    Both directions are drifts: 0 only at the present policy, where the gradient is 0 too.
+
+    Attributes:
+        coeff: Price of a nat, in units of the advantage.
+        reverse: Take KL(candidate ‖ present) instead.
+    """
+
+    coeff: float
+    reverse: bool = False
+
+    def __call__(self, move: Move) -> Tensor:
+        return self.coeff * (move.reverse_kl() if self.reverse else move.kl())
+
+
+@dataclass(frozen=True)
 class ClipDrift:
     """ReLU((r - clip(r, 1 ± ε)) M), which makes r M - D the clipped objective min(r M, clip(r) M).
 
@@ -80,10 +98,45 @@ class ClipDrift:
 
     Attributes:
         clip_param: ε, in units of the probability ratio.
+        position_weight: w in [0, 1] narrows the clip of the sweep's k-th of n moves to
+            ε_k = ε [(1 - w) + w k / n] (A2PO, Wang et al. 2023, arXiv 2302.06205).
     """
 
     clip_param: float
+    position_weight: float = 0.0
 
     def __call__(self, move: Move) -> Tensor:
-        clipped = move.ratio.clamp(1 - self.clip_param, 1 + self.clip_param)
-        return ((move.ratio - clipped) * move.m).relu()
+        epsilon = _position_clip(self.clip_param, self.position_weight, move.place)
+        return _clipped_gain(move.ratio, move.m, epsilon)
+
+
+@dataclass(frozen=True)
+class JointClipDrift:
+    """A2PO's clip of the joint ratio (Wang et al. 2023, arXiv 2302.06205).
+
+    A2PO maximises min(ℓ Â, clip(ℓ, 1 ± ε) Â) with ℓ = r c, where c = clip(Π_{j<i} r_j, 1 ± ε') is `sweep`'s
+    compound ratio under `compound_clip` = ε'. As r M = ℓ Â, this is r M - D with
+    D = ReLU((ℓ - clip(ℓ, 1 ± ε)) Â), which is never negative. At the present policy ℓ = c: D and its
+    gradient are 0 there if |c - 1| < ε, as is sure if ε' < ε. Where c lies outside, D has value and gradient
+    at the present policy, so it is no drift in HAML's sense.
+
+    Attributes:
+        clip_param: ε, in units of the joint probability ratio.
+        position_weight: As `ClipDrift`'s; ε' must then stay below the first mover's ε too.
+    """
+
+    clip_param: float
+    position_weight: float = 0.0
+
+    def __call__(self, move: Move) -> Tensor:
+        epsilon = _position_clip(self.clip_param, self.position_weight, move.place)
+        return _clipped_gain(move.ratio * move.factor, move.advantage, epsilon)
+
+
+def _position_clip(epsilon: float, weight: float, place: float) -> float:
+    return epsilon * (1 - weight + weight * place)
+
+
+def _clipped_gain(ratio: Tensor, advantage: Tensor, epsilon: float) -> Tensor:
+    """What ratio · advantage loses to min(ratio · advantage, clip(ratio, 1 ± ε) · advantage)."""
+    return ((ratio - ratio.clamp(1 - epsilon, 1 + epsilon)) * advantage).relu()

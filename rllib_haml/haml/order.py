@@ -62,3 +62,21 @@ class FixedOrder:
                 f"list every policy that is trained, or use `order: random`."
             )
         return min(remaining, key=self.names.index)
+
+
+@dataclass(frozen=True)
+class SemiGreedyOrder:
+    """The highest score and a uniform draw, in turn (A2PO, Wang et al. 2023, arXiv 2302.06205).
+
+    A2PO scores an agent by its mean |Â / V|; where the team has one Â and one V, as here, all agents would
+    tie, so the score is the root mean square of the agent's own objective's gradient (see `Order.next`).
+    Some permutations never occur, so the order is outside HAML's convergence theorem; that no sweep lowers
+    the return holds in any order.
+    """
+
+    def next(
+        self, moved: Sequence[str], remaining: Sequence[str], scores: Scores, generator: torch.Generator
+    ) -> str:
+        if len(moved) % 2:
+            return RandomOrder().next(moved, remaining, scores, generator)
+        return max(remaining, key=scores().__getitem__)

@@ -31,36 +31,38 @@ class Product:
 
     def masked(self, parameters: Tensor, mask: Tensor) -> Tensor:
         masks = mask.split([part.mask_size for part in self.parts], dim=-1)
-        each = zip(self.parts, self._split(parameters), masks, strict=True)
+        each = zip(self.parts, self.split(parameters), masks, strict=True)
         return torch.cat([part.masked(p, m) for part, p, m in each], dim=-1)
 
     def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Drawn:
-        each = zip(self.parts, self._split(parameters), strict=True)
-        return self._together([part.sample(p, generator) for part, p in each])
+        each = zip(self.parts, self.split(parameters), strict=True)
+        return self.together([part.sample(p, generator) for part, p in each])
 
     def mode(self, parameters: Tensor) -> Drawn:
-        each = zip(self.parts, self._split(parameters), strict=True)
-        return self._together([part.mode(p) for part, p in each])
+        each = zip(self.parts, self.split(parameters), strict=True)
+        return self.together([part.mode(p) for part, p in each])
 
     def log_prob(self, parameters: Tensor, action: Action) -> Tensor:
-        each = zip(self.parts, self._split(parameters), self._components(action), strict=True)
+        each = zip(self.parts, self.split(parameters), self._components(action), strict=True)
         return torch.stack([part.log_prob(p, a) for part, p, a in each]).sum(0)
 
     def entropy(self, parameters: Tensor) -> Tensor:
-        each = zip(self.parts, self._split(parameters), strict=True)
+        each = zip(self.parts, self.split(parameters), strict=True)
         return torch.stack([part.entropy(p) for part, p in each]).sum(0)
 
     def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
-        each = zip(self.parts, self._split(parameters), self._split(other), strict=True)
+        each = zip(self.parts, self.split(parameters), self.split(other), strict=True)
         return torch.stack([part.kl(p, q) for part, p, q in each]).sum(0)
 
-    def _split(self, parameters: Tensor) -> tuple[Tensor, ...]:
+    def split(self, parameters: Tensor) -> tuple[Tensor, ...]:
+        """The parts' parameters (..., P_i)."""
         return parameters.split([part.size for part in self.parts], dim=-1)
 
     def _components(self, action: Action) -> list[Action]:
         return list(action) if self._keys is None else [action[key] for key in self._keys]
 
-    def _together(self, drawn: list[Drawn]) -> Drawn:
+    def together(self, drawn: list[Drawn]) -> Drawn:
+        """One action of the parts' actions, with the sum of their log-probabilities."""
         actions = [action for action, _ in drawn]
         tree = tuple(actions) if self._keys is None else dict(zip(self._keys, actions, strict=True))
         return tree, torch.stack([logp for _, logp in drawn]).sum(0)
@@ -75,6 +77,6 @@ class MultiCategorical(Product):
     def _components(self, action: Action) -> list[Action]:
         return list(action.unbind(-1))
 
-    def _together(self, drawn: list[Drawn]) -> Drawn:
+    def together(self, drawn: list[Drawn]) -> Drawn:
         actions, logps = zip(*drawn, strict=True)
         return torch.stack(actions, dim=-1), torch.stack(logps).sum(0)

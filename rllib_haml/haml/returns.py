@@ -15,6 +15,7 @@ def gae(
     *,
     gamma: float,
     lambda_: float,
+    trace: Tensor | None = None,
 ) -> Tensor:
     """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
 
@@ -23,6 +24,9 @@ def gae(
     A time limit or a cut of the data ends a column's sum but keeps the value of the state that
     followed; only a terminal state is worth nothing.
 
+    With `trace`, the preceding-agent off-policy correction (A2PO, Wang et al. 2023, arXiv 2302.06205, eq. 2):
+    Â_t = δ_t + Σ_{k≥1} γ^k (Π_{j=1…k} λ trace_{t+j}) δ_{t+k}.
+
     Args:
         reward: (T, B).
         value: (T, B) V(s_t), in the reward's units.
@@ -30,6 +34,7 @@ def gae(
         terminated: (T, B) bool, s_{t+1} is terminal.
         ended: (T, B) bool, nothing of this column follows row t. Rows after it are padding, and may hold
             anything.
+        trace: (T, B) min(1, compound ratio of the agents that have moved) at row t, or None for ones.
 
     Returns:
         (T, B), Â_t.
@@ -37,7 +42,8 @@ def gae(
     Raises:
         ValueError: If the shapes differ.
     """
-    shapes = {tuple(x.shape) for x in (reward, value, next_value, terminated, ended)}
+    columns = (reward, value, next_value, terminated, ended, reward if trace is None else trace)
+    shapes = {tuple(x.shape) for x in columns}
     if len(shapes) != 1 or reward.dim() != 2:
         raise ValueError(f"gae expects tensors of one shape (T, B), got {sorted(shapes)}.")
     delta = reward + gamma * torch.where(terminated, 0, next_value) - value
@@ -46,4 +52,6 @@ def gae(
     for t in reversed(range(len(delta))):
         following = delta[t] + gamma * lambda_ * torch.where(ended[t], 0, following)
         advantage[t] = following
+        if trace is not None:
+            following = trace[t] * following
     return advantage
