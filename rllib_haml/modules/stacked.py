@@ -13,17 +13,21 @@ from torch import Tensor, nn
 
 from rllib_haml.haml.families import LOG_2PI, Gaussian
 from rllib_haml.modules.actor import ACTION_MASK, Actor
-from rllib_haml.modules.encoders import flatten_rows
+from rllib_haml.modules.encoders import flat_size, flatten_rows
 from rllib_haml.modules.heads import GaussianHead, Head, LogitsHead
 
 AgentID = Hashable
 Layer = Callable[[Tensor], Tensor]
 
+# Up to so many columns, a wider product costs less than a second stack's calls.
+PADDED_COLUMNS = 64
+
 
 class StackedActors:
     """G agents' actors as one network on (G, E, ...) tensors.
 
-    Holds a copy of their weights: make a new one when these change.
+    Holds a copy of their weights: make a new one when these change. Observations of unequal lengths are
+    followed by zeros, here and nowhere else; no output depends on them.
 
     Args:
         agents: Whose actors these are, one for each.
@@ -32,12 +36,13 @@ class StackedActors:
 
     def __init__(self, agents: Sequence[AgentID], actors: Sequence[Actor]):
         first = actors[0]
-        self.agents, self._space = tuple(agents), first.observation_space
+        self.agents = tuple(agents)
+        self._spaces = [actor.observation_space for actor in actors]
+        self._width = max(map(flat_size, self._spaces))
         self._layers = stack_layers([actor.network for actor in actors])
         self._device = next(first.parameters()).device
-        # The common case spares a walk through the space.
-        space = self._space
-        self._plain = isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
+        # The common case spares a walk through the spaces.
+        self._plain = all(map(_is_vector, self._spaces))
         self._family = first.head.family
         # Logits are parameters already; other heads add what does not depend on the observation.
         self._heads: list[Head] = [] if isinstance(first.head, LogitsHead) else [a.head for a in actors]
@@ -51,9 +56,16 @@ class StackedActors:
     def gather(self, obs: Mapping[AgentID, Any]) -> Tensor:
         """Each agent's tree of arrays (E, ...), flattened: (G, E, in)."""
         if self._plain:
-            return torch.from_numpy(np.stack([obs[a] for a in self.agents])).to(self._device)
+            return self._gather_vectors([obs[a] for a in self.agents])
         on_device = [tree.map_structure(self._tensor, obs[a]) for a in self.agents]
-        return torch.stack([flatten_rows(self._space, rows) for rows in on_device])
+        rows = [flatten_rows(space, x) for space, x in zip(self._spaces, on_device, strict=True)]
+        return torch.stack([_padded(x, self._width) for x in rows])
+
+    def _gather_vectors(self, obs: list[np.ndarray]) -> Tensor:
+        rows = np.zeros((len(obs), len(obs[0]), self._width), np.float32)
+        for row, x in zip(rows, obs, strict=True):
+            row[:, : x.shape[1]] = x
+        return torch.from_numpy(rows).to(self._device)
 
     def gather_masks(self, masks: Mapping[AgentID, np.ndarray]) -> Tensor | None:
         """(G, E, n) bool, all True for an agent without a mask; None if no agent has one."""
@@ -98,11 +110,11 @@ class StackedActors:
 
 
 def architecture(actor: Actor) -> Hashable:
-    """Equal for actors that can be stacked."""
-    shapes = tuple((name, tuple(p.shape)) for name, p in actor.named_parameters())
-    kinds = tuple(type(layer) for layer in actor.network)
+    """Equal for actors that can be stacked; only the lengths of their observations may differ."""
+    layers = tuple((type(layer), getattr(layer, "out_features", None)) for layer in actor.network)
     masked = ACTION_MASK in getattr(actor.observation_space, "spaces", {})
-    return str(actor.head.family), kinds, shapes, str(actor.observation_space), masked
+    columns = -(-flat_size(actor.observation_space) // PADDED_COLUMNS)
+    return str(actor.head.family), layers, columns, masked
 
 
 def stack_layers(networks: Sequence[nn.Sequential]) -> list[Layer]:
@@ -116,7 +128,7 @@ def stack_layers(networks: Sequence[nn.Sequential]) -> list[Layer]:
         first = layers[0]
         if isinstance(first, nn.LayerNorm):
             scale, shift = _of(layers, "weight"), _of(layers, "bias")
-            stacked.append(_normalise(first))
+            stacked.append(_normalise(layers))
         elif isinstance(first, nn.Linear):
             weight, bias = _of(layers, "weight"), _of(layers, "bias")[:, None]
             if scale is not None and shift is not None:
@@ -129,13 +141,42 @@ def stack_layers(networks: Sequence[nn.Sequential]) -> list[Layer]:
     return stacked
 
 
+def _is_vector(space: spaces.Space) -> bool:
+    return isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
+
+
 def _of(layers: Sequence[nn.Module], name: str) -> Tensor:
-    return torch.stack([getattr(layer, name).detach() for layer in layers])
+    """Their parameters of one name, followed by zeros along the last axis where some are shorter."""
+    parameters = [getattr(layer, name).detach() for layer in layers]
+    width = max(p.shape[-1] for p in parameters)
+    return torch.stack([_padded(p, width) for p in parameters])
 
 
-def _normalise(layer: nn.LayerNorm) -> Layer:
-    shape, eps = layer.normalized_shape, layer.eps
+def _padded(x: Tensor, width: int) -> Tensor:
+    missing = width - x.shape[-1]
+    return nn.functional.pad(x, (0, missing)) if missing else x
+
+
+def _normalise(layers: Sequence[nn.LayerNorm]) -> Layer:
+    first = layers[0]
+    shape, eps = first.normalized_shape, first.eps
+    if any(layer.normalized_shape != shape for layer in layers):
+        return _normalise_padded([torch.ones_like(layer.weight) for layer in layers], eps)
     return lambda x: torch.layer_norm(x, shape, None, None, eps)
+
+
+def _normalise_padded(ones: Sequence[Tensor], eps: float) -> Layer:
+    """LayerNorm of rows of unequal lengths (the lengths of `ones`) with zeros behind; these stay zeros."""
+    width = max(map(len, ones))
+    valid = torch.stack([_padded(x, width) for x in ones])[:, None]
+    share = (valid / valid.sum(-1, keepdim=True)).mT.contiguous()
+
+    def normalise(x: Tensor) -> Tensor:
+        centred = torch.addcmul(x, x @ share, valid, value=-1)
+        variance = centred.square() @ share
+        return centred.mul_(variance.add_(eps).rsqrt_())
+
+    return normalise
 
 
 def _linear(weight: Tensor, bias: Tensor) -> Layer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -97,9 +97,9 @@ class TeamModule(MultiRLModule):
         for stack in self._stacks:
             rows, masks = stack.gather(obs), stack.gather_masks(action_mask)
             actions, logp = stack.act(rows, masks, generator if explore else None)
-            actions, logp = tree.map_structure(_array, actions), _array(logp)
+            actions, logp = _map(_array, actions), _array(logp)
             for g, agent in enumerate(stack.agents):
-                result.actions[agent] = tree.map_structure(itemgetter(g), actions)
+                result.actions[agent] = _map(itemgetter(g), actions)
                 result.logp[agent] = logp[g]
         for agent in self._alone:
             batch = {Columns.OBS: tree.map_structure(lambda x: _tensor(x, generator.device), obs[agent])}
@@ -132,6 +132,13 @@ def _act_alone(module: RLModule, batch: dict[str, Any], explore: bool) -> tuple[
     else:
         raise ValueError(f"{type(module).__name__} returned `actions` without `action_logp`.")
     return tree.map_structure(_array, actions), _array(logp)
+
+
+def _map(function: Callable[[Any], Any], actions: Any) -> Any:
+    """`function` of each leaf; most actions are one, which spares the walk through a tree."""
+    if isinstance(actions, (Tensor, np.ndarray)):
+        return function(actions)
+    return tree.map_structure(function, actions)
 
 
 def _array(x: Any) -> np.ndarray:

@@ -23,6 +23,7 @@ from rllib_haml.modules.team import TeamAction, TeamModule
 
 ROWS = 6
 BOX3, BOX5 = spaces.Box(-1, 1, (3,), np.float32), spaces.Box(-1, 1, (5,), np.float32)
+BOX90 = spaces.Box(-1, 1, (90,), np.float32)
 PUSH, PULL = spaces.Box(-1, 1, (2,), np.float32), spaces.Box(-1, 1, (1,), np.float32)
 BYTES = spaces.Box(0, 255, (3,), np.uint8)
 TREE = spaces.Dict({"cell": spaces.Discrete(4), "view": BOX3})
@@ -31,9 +32,10 @@ CHOICE = spaces.Discrete(4)
 TEAMS: dict[str, tuple[dict[str, tuple[gym.Space, gym.Space]], int]] = {
     "three alike": ({"a": (BOX3, PUSH), "b": (BOX3, PUSH), "c": (BOX3, PUSH)}, 1),
     "two choosers": ({"a": (BOX3, CHOICE), "b": (BOX3, CHOICE)}, 1),
-    "all different": ({"a": (BOX3, PUSH), "b": (BOX5, PUSH), "c": (BOX3, PULL), "d": (BOX3, CHOICE)}, 4),
-    "bytes": ({"a": (BYTES, PUSH), "b": (BYTES, PUSH), "c": (BOX3, PUSH)}, 2),
-    "mixed": ({"a": (BOX3, CHOICE), "b": (TREE, CHOICE), "c": (BOX3, CHOICE), "d": (TREE, PUSH)}, 3),
+    "all different": ({"a": (BOX3, PUSH), "b": (BOX5, PUSH), "c": (BOX3, PULL), "d": (BOX3, CHOICE)}, 3),
+    "unequal lengths": ({"a": (BOX5, PUSH), "b": (BOX3, PUSH), "c": (BOX90, PUSH), "d": (BOX5, PUSH)}, 2),
+    "bytes": ({"a": (BYTES, PUSH), "b": (BYTES, PUSH), "c": (BOX5, PUSH)}, 1),
+    "mixed": ({"a": (BOX3, CHOICE), "b": (TREE, CHOICE), "c": (BOX3, CHOICE), "d": (TREE, PUSH)}, 2),
 }
 
 
@@ -121,6 +123,21 @@ def test_log_probabilities_are_those_that_the_learner_computes(name: str) -> Non
     if players[first] == players[second]:
         other = own_distribution(module[second], obs[first]).logp(torch.as_tensor(action.actions[first]))
         assert np.abs(action.logp[first] - other.numpy()).max() > 1e-2, "control: another agent's policy"
+
+
+@pytest.mark.parametrize("feature_layer_norm", [True, False])
+def test_what_follows_a_short_observation_is_not_seen(feature_layer_norm: bool) -> None:
+    players = {"long": (BOX5, PUSH), "short": (BOX3, PUSH)}
+    module = team(players, feature_layer_norm=feature_layer_norm)
+    assert len(module._stacks) == 1
+    obs = {agent: 9 * x + 4 for agent, x in observations(players).items()}
+    action = act(module, obs, explore=False)
+    for agent in players:
+        own = own_distribution(module[agent], obs[agent]).to_deterministic().sample()
+        np.testing.assert_allclose(action.actions[agent], own, rtol=1e-5, atol=1e-5)
+    short = torch.as_tensor(obs["short"])
+    followed = torch.layer_norm(torch.nn.functional.pad(short, (0, 2)), (5,))[:, :3]
+    assert (followed - torch.layer_norm(short, (3,))).abs().max() > 0.1, "control: a norm that counts zeros"
 
 
 def test_gaussian_samples_follow_their_distribution() -> None:
