@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from ray.rllib.utils.spaces.space_utils import clip_action, get_base_struct_from_space, unsquash_action
 
+AgentID = Hashable
 
-def to_env_action(space: gym.Space, *, normalize: bool, clip: bool) -> Callable[[Any], Any]:
-    """What RLlib's `NormalizeAndClipActions` does, on arrays (E, ...), with the bounds looked up once.
+
+class ToEnvActions:
+    """What RLlib's `NormalizeAndClipActions` does, on all agents' arrays (E, ...).
+
+    Agents whose actions are vectors, to be scaled to their bounds, are scaled as one array.
 
     Args:
+        spaces: Each agent's action space.
         normalize: `normalize_actions`: scale [-1, 1] to the space's bounds and clip there.
         clip: `clip_actions`: clip to the bounds, if not normalised.
     """
+
+    def __init__(self, spaces: Mapping[AgentID, gym.Space], *, normalize: bool, clip: bool):
+        self._alone: dict[AgentID, Callable[[Any], Any]] = {}
+        vectors: dict[np.dtype, dict[AgentID, _Unsquash]] = {}
+        for agent, space in spaces.items():
+            scale = to_env_action(space, normalize=normalize, clip=clip)
+            if isinstance(scale, _Unsquash) and scale.low.ndim == 1:
+                vectors.setdefault(scale.low.dtype, {})[agent] = scale
+            else:
+                self._alone[agent] = scale
+        self._joined = [_joined(scales) for scales in vectors.values()]
+
+    def __call__(self, actions: Mapping[AgentID, Any]) -> dict[AgentID, Any]:
+        """What each agent's environment is given, from the raw samples; those are kept."""
+        given = {agent: scale(actions[agent]) for agent, scale in self._alone.items()}
+        for places, scale in self._joined:
+            rows = scale(np.concatenate([actions[agent] for agent in places], axis=1))
+            for agent, place in places.items():
+                given[agent] = rows[:, place]
+        return given
+
+
+def to_env_action(space: gym.Space, *, normalize: bool, clip: bool) -> Callable[[Any], Any]:
+    """`ToEnvActions` for one agent, with the bounds looked up once."""
     if not (normalize or clip):
         return lambda action: action
     if isinstance(space, gym.spaces.Box) and space.dtype in (np.float32, np.float64) and normalize:
         if not (space.bounded_below.all() and space.bounded_above.all()):
             return lambda action: action
-        return _Unsquash(space)
+        return _Unsquash(space.low, space.high)
     if isinstance(space, gym.spaces.Discrete):
         return lambda action: action
     struct = get_base_struct_from_space(space)
@@ -34,13 +64,20 @@ def to_env_action(space: gym.Space, *, normalize: bool, clip: bool) -> Callable[
 class _Unsquash:
     """[-1, 1] → [low, high], clipped there; one temporary array."""
 
-    def __init__(self, space: gym.spaces.Box):
-        self._low, self._high = space.low, space.high
-        self._half = (space.high - space.low) / 2.0
+    def __init__(self, low: np.ndarray, high: np.ndarray):
+        self.low, self.high, self._half = low, high, (high - low) / 2.0
 
     def __call__(self, action: np.ndarray) -> np.ndarray:
         out = action + 1.0
         out *= self._half
-        out += self._low
-        np.maximum(out, self._low, out=out)
-        return np.minimum(out, self._high, out=out)
+        out += self.low
+        np.maximum(out, self.low, out=out)
+        return np.minimum(out, self.high, out=out)
+
+
+def _joined(scales: Mapping[AgentID, _Unsquash]) -> tuple[dict[AgentID, slice], _Unsquash]:
+    """Each agent's place among all their numbers, and the scaling of these."""
+    low, high = (np.concatenate([getattr(s, end) for s in scales.values()]) for end in ("low", "high"))
+    stops = np.cumsum([len(scale.low) for scale in scales.values()]).tolist()
+    places = [slice(start, stop) for start, stop in pairwise([0, *stops])]
+    return dict(zip(scales, places, strict=True)), _Unsquash(low, high)

@@ -20,7 +20,7 @@ from ray.rllib.utils.typing import StateDict
 
 from rllib_haml.envs.registry import resolve_env
 from rllib_haml.modules.team import TeamAction, TeamModule
-from rllib_haml.sampling.actions import to_env_action
+from rllib_haml.sampling.actions import ToEnvActions
 from rllib_haml.sampling.finite import check_finite
 from rllib_haml.sampling.fragment import JointFragment, joined
 from rllib_haml.sampling.make_vector import make_vector_team_env
@@ -79,8 +79,9 @@ class JointEnvRunner(MultiAgentEnvRunner):
         env = make_vector_team_env(partial(creator, context), self.config.num_envs_per_env_runner)
         self.env, self.num_envs = TeamVectorView(env), env.num_envs
         team = self._team = Team.of(env, self.config.policy_mapping_fn)
-        scaling = {"normalize": self.config.normalize_actions, "clip": self.config.clip_actions}
-        self._to_env = {a: to_env_action(team.action_spaces[a], **scaling) for a in team.agents}
+        self._to_env = ToEnvActions(
+            team.action_spaces, normalize=self.config.normalize_actions, clip=self.config.clip_actions
+        )
         self._generator = torch.Generator(self._device)
         if self._seed is None:
             self._generator.seed()
@@ -170,7 +171,7 @@ class JointEnvRunner(MultiAgentEnvRunner):
                 recorder = Recorder(length, self._now, action)
             recorder.see(self._now)
             recorder.act(action)
-            self._now = self.env.team.step({a: self._to_env[a](x) for a, x in action.actions.items()})
+            self._now = self.env.team.step(self._to_env(action.actions))
             recorder.reward(self._now.reward)
             self._episodes.count_step()
             self._check(self._now)

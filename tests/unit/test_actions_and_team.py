@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,7 @@ from gymnasium import spaces
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.rllib.utils.spaces.space_utils import clip_action, get_base_struct_from_space, unsquash_action
 
-from rllib_haml.sampling.actions import to_env_action
+from rllib_haml.sampling.actions import ToEnvActions, to_env_action
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.metrics import EpisodeMetrics, rewards_of, smoothing_window
@@ -65,6 +66,23 @@ def test_actions_reach_the_environment_as_through_rllib(name: str, normalize: bo
             expected = clip_action(expected, struct)
         row = tree.map_structure(lambda x, e=e: x[e], got)
         tree.map_structure(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6), row, expected)
+
+
+@pytest.mark.parametrize("normalize, clip", [(True, False), (False, True), (False, False)])
+def test_a_teams_actions_are_each_agents_own(normalize: bool, clip: bool) -> None:
+    raw = {name: raw_samples(space) for name, space in BOXES.items()}
+    before = deepcopy(raw)
+    given = ToEnvActions(BOXES, normalize=normalize, clip=clip)(raw)
+    assert given.keys() == BOXES.keys()
+    for name, space in BOXES.items():
+        own = to_env_action(space, normalize=normalize, clip=clip)(raw[name])
+        tree.map_structure(np.testing.assert_array_equal, given[name], own)
+        assert tree.map_structure(lambda x: x.dtype, given[name]) == tree.map_structure(
+            lambda x: x.dtype, own
+        )
+        tree.map_structure(np.testing.assert_array_equal, raw[name], before[name])
+    if normalize:
+        assert np.abs(given["shifted"] - given["each its own"]).max() > 1, "control: bounds of one's own"
 
 
 def test_control_scaling_changes_actions() -> None:
