@@ -14,21 +14,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rllib_haml.algorithms.a2po import A2PO, A2POConfig
+    from rllib_haml.algorithms.haa2c import HAA2C, HAA2CConfig
+    from rllib_haml.algorithms.hakl import HAKL, HAKLConfig
     from rllib_haml.algorithms.haml import HAML
     from rllib_haml.algorithms.haml_config import HAMLConfig
     from rllib_haml.algorithms.happo import HAPPO, HAPPOConfig
+    from rllib_haml.algorithms.hatrpo import HATRPO, HATRPOConfig
     from rllib_haml.algorithms.mappo import MAPPO, MAPPOConfig
 
-_PUBLIC = {
-    "HAML": "rllib_haml.algorithms.haml",
-    "HAMLConfig": "rllib_haml.algorithms.haml_config",
-    "HAPPO": "rllib_haml.algorithms.happo",
-    "HAPPOConfig": "rllib_haml.algorithms.happo",
-    "MAPPO": "rllib_haml.algorithms.mappo",
-    "MAPPOConfig": "rllib_haml.algorithms.mappo",
-}
+ALGORITHMS = ("A2PO", "HAA2C", "HAKL", "HAML", "HAPPO", "HATRPO", "MAPPO")
+_PUBLIC = {name: f"rllib_haml.algorithms.{name.lower()}" for name in ALGORITHMS}
+_PUBLIC |= {f"{name}Config": module for name, module in _PUBLIC.items()}
+_PUBLIC["HAMLConfig"] = "rllib_haml.algorithms.haml_config"
 
-__all__ = ["HAML", "HAPPO", "MAPPO", "HAMLConfig", "HAPPOConfig", "MAPPOConfig", "register"]
+__all__ = [
+    "A2PO",
+    "ALGORITHMS",
+    "HAA2C",
+    "HAKL",
+    "HAML",
+    "HAPPO",
+    "HATRPO",
+    "MAPPO",
+    "A2POConfig",
+    "HAA2CConfig",
+    "HAKLConfig",
+    "HAMLConfig",
+    "HAPPOConfig",
+    "HATRPOConfig",
+    "MAPPOConfig",
+    "register",
+]
 
 try:
     __version__ = version("rllib-haml")
@@ -48,7 +65,7 @@ def register() -> None:
 
     from rllib_haml.envs.registry import register_envs
 
-    for name in ("HAPPO", "MAPPO"):
+    for name in ALGORITHMS:
         register_trainable(name, __getattr__(name))
     register_envs()
 

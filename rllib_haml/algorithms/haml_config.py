@@ -9,9 +9,10 @@ from ray.rllib.utils.annotations import override
 
 from rllib_haml._typing import NotProvided
 from rllib_haml.algorithms import ppo_keys
+from rllib_haml.algorithms.components import component
 from rllib_haml.algorithms.sampler_choice import choose_env_runner
 from rllib_haml.algorithms.team_config import TeamConfig
-from rllib_haml.haml import Drift, Everywhere, FixedOrder, Neighbourhood, NoDrift, Order, RandomOrder
+from rllib_haml.haml import Drift, FixedOrder, Neighbourhood, Order
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
 from rllib_haml.modules.critic import CRITIC
 from rllib_haml.sampling.team import Team, TeamReward
@@ -30,7 +31,16 @@ WITHOUT_EFFECT = {
     "torch_skip_nan_gradients": False,
 }
 # Keys of `training` that cannot differ from policy to policy.
-TEAM_WIDE = {"gamma", "lambda_", "order", "team_reward", "update_scheme", "use_value_norm"}
+TEAM_WIDE = {
+    "compound_clip",
+    "gamma",
+    "lambda_",
+    "order",
+    "preceding_agent_correction",
+    "team_reward",
+    "update_scheme",
+    "use_value_norm",
+}
 
 
 class HAMLConfig(TeamConfig):
@@ -51,11 +61,14 @@ class HAMLConfig(TeamConfig):
         "huber_delta": (0, None),
         "adam_epsilon": (0, None),
         "weight_decay": (0, None),
+        "compound_clip": (0, None),
     }
-    nullable_keys: ClassVar[frozenset[str]] = frozenset({"huber_delta", "vf_clip_param"})
+    nullable_keys: ClassVar[frozenset[str]] = frozenset({"compound_clip", "huber_delta", "vf_clip_param"})
 
     def __init__(self, algo_class: type | None = None):
-        super().__init__(algo_class=algo_class)
+        from rllib_haml.algorithms.haml import HAML  # which imports this file
+
+        super().__init__(algo_class=algo_class or HAML)
         self.lr = 5e-4
         self.lambda_ = 0.95
         self.num_epochs = 5
@@ -73,7 +86,9 @@ class HAMLConfig(TeamConfig):
         self._chosen_env_runner: type | None = None
         self.adam_epsilon = 1e-5
         self.weight_decay = 0.0
-        self.order: Literal["random"] | list[str] = "random"
+        self.drift: Any = "none"
+        self.neighbourhood: Any = "everywhere"
+        self.order: Any = "random"
         self.update_scheme: Literal["sequential", "simultaneous"] = "sequential"
         self.compound_clip: float | None = None
         self.preceding_agent_correction = False
@@ -88,7 +103,11 @@ class HAMLConfig(TeamConfig):
         use_value_norm: bool | None = NotProvided,
         adam_epsilon: float | None = NotProvided,
         weight_decay: float | None = NotProvided,
-        order: Literal["random"] | list[str] | None = NotProvided,
+        drift: str | dict[str, Any] | None = NotProvided,
+        neighbourhood: str | dict[str, Any] | None = NotProvided,
+        order: str | list[str] | dict[str, Any] | None = NotProvided,
+        compound_clip: float | None = NotProvided,
+        preceding_agent_correction: bool | None = NotProvided,
         update_scheme: Literal["sequential", "simultaneous"] | None = NotProvided,
         team_reward: TeamReward | None = NotProvided,
         **kwargs: Any,
@@ -103,8 +122,17 @@ class HAMLConfig(TeamConfig):
             use_value_norm: Normalise value targets by their running mean and variance.
             adam_epsilon: ε of every Adam.
             weight_decay: Of every Adam.
-            order: Who moves first: `random`, a new permutation in each update, or a fixed list of policies
-                (outside the convergence theorem).
+            drift: What a policy pays for leaving the present one: `none`, `clip`, `joint_clip`, `kl`, one of
+                your own by its import path (`{type: my_package.my_module:MyDrift}`), or a `Drift` object.
+                Arguments stand beside the type: `{type: kl, coeff: 1.0}`.
+            neighbourhood: Where it may move: `everywhere` (by `num_epochs` of gradient steps), `kl_ball`
+                (`{type: kl_ball, radius: 0.01}`), one of your own as above, or a `Neighbourhood` object.
+            order: Who moves first: `random`, a new permutation in each update; `semi_greedy`, every other
+                time the one whose gradient is largest; a fixed list of policies (outside the convergence
+                theorem); one of your own as above, or an `Order` object.
+            compound_clip: Bounds the compound ratio in the objective to 1 ± this; None does not. (A2PO.)
+            preceding_agent_correction: Estimates the advantage anew for each mover, with traces cut by how
+                far those before it have moved (A2PO's PreOPC).
             update_scheme: `sequential` corrects the advantage for those who moved before; `simultaneous`
                 does not: MAPPO.
             team_reward: The team's one reward: `shared` demands equal ones, `mean` or `sum` over agents.
@@ -115,7 +143,7 @@ class HAMLConfig(TeamConfig):
         for key, value in kwargs.items():
             # RLlib hands whole configs back, from `to_dict` to `update_from_dict`: what stays says nothing.
             if value is not NotProvided and value != getattr(self, key, None):
-                ppo_keys.refuse(key, value)
+                self._refuse(key, value)
         super().training(**kwargs)
         own = {
             "critic_lr": critic_lr,
@@ -125,7 +153,11 @@ class HAMLConfig(TeamConfig):
             "use_value_norm": use_value_norm,
             "adam_epsilon": adam_epsilon,
             "weight_decay": weight_decay,
+            "drift": drift,
+            "neighbourhood": neighbourhood,
             "order": order,
+            "compound_clip": compound_clip,
+            "preceding_agent_correction": preceding_agent_correction,
             "update_scheme": update_scheme,
             "team_reward": team_reward,
         }
@@ -134,18 +166,26 @@ class HAMLConfig(TeamConfig):
                 setattr(self, key, value)
         return self
 
+    def _refuse(self, key: str, value: Any) -> None:
+        ppo_keys.refuse(key, value)
+        if key in self.refused_keys and key not in ppo_keys.REFUSED:
+            name = type(self).__name__.removesuffix("Config")
+            raise ValueError(f"{name} does not take {key}={value!r}: {self.refused_keys[key]}.")
+
     # What an instance is composed of.
 
     def make_drift(self) -> Drift:
         """D^i, the same functional for every policy, with its own module's settings."""
-        return NoDrift()
+        return component("drift", self.drift, self)
 
     def make_neighbourhood(self) -> Neighbourhood:
         """U^i."""
-        return Everywhere(self.num_epochs, self.minibatch_size, self.grad_clip)
+        return component("neighbourhood", self.neighbourhood, self)
 
     def make_order(self) -> Order:
-        return RandomOrder() if self.order == "random" else FixedOrder(tuple(self.order))
+        if isinstance(self.order, list | tuple):
+            return FixedOrder(tuple(self.order))
+        return component("order", self.order, self)
 
     @override(TeamConfig)
     def get_default_learner_class(self) -> type:
@@ -182,9 +222,8 @@ class HAMLConfig(TeamConfig):
         for key, allowed in choices.items():
             if getattr(self, key) not in allowed:
                 raise ValueError(f"{key}={getattr(self, key)!r}: expected one of {', '.join(allowed)}.")
-        if self.order != "random" and not isinstance(self.order, list | tuple):
-            raise ValueError(f"order={self.order!r}: expected 'random' or a list of policies.")
-
+        for make in (self.make_drift, self.make_neighbourhood, self.make_order):
+            make()
         for key, (low, high) in self.valid_ranges.items():
             value = getattr(self, key)
             if isinstance(value, int | float) and not (low or 0) <= value <= (high or float("inf")):
@@ -196,7 +235,7 @@ class HAMLConfig(TeamConfig):
     def _check_policies(self, team: Team) -> None:
         """What names policies names those that there are, and says of them what can differ."""
         names = list(team.members())
-        if self.order != "random":
+        if isinstance(self.order, list | tuple):
             trained = [name for name in names if self._trains(name)]
             if len(set(self.order)) < len(self.order) or not set(trained) <= set(self.order) <= set(names):
                 raise ValueError(f"order={self.order!r}: expected each trained policy once, {trained}.")

@@ -6,9 +6,10 @@ HAML: the clipping drift, no bound on the neighbourhood.
 
 from __future__ import annotations
 
+from typing import Any
+
 from rllib_haml.algorithms.haml import HAML
 from rllib_haml.algorithms.haml_config import HAMLConfig
-from rllib_haml.haml import ClipDrift
 
 
 class HAPPOConfig(HAMLConfig):
@@ -16,9 +17,7 @@ class HAPPOConfig(HAMLConfig):
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or HAPPO)
-
-    def make_drift(self) -> ClipDrift:
-        return ClipDrift(self.clip_param)
+        self.drift: Any = "clip"
 
 
 class HAPPO(HAML):

@@ -21,10 +21,20 @@ from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.policy.policy import PolicySpec
 from ray.tune.registry import register_env
 
+import rllib_haml
 from rllib_haml import HAPPO, HAMLConfig, HAPPOConfig, MAPPOConfig
 from rllib_haml.algorithms import ppo_keys
 from rllib_haml.algorithms.sampler_choice import EPISODE_CALLBACKS, why_stock
-from rllib_haml.haml import ClipDrift, Everywhere, FixedOrder, NoDrift, RandomOrder
+from rllib_haml.haml import (
+    ClipDrift,
+    Everywhere,
+    FixedOrder,
+    JointClipDrift,
+    KLBall,
+    NoDrift,
+    RandomOrder,
+    SemiGreedyOrder,
+)
 from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.critic import CRITIC, Critic
 from rllib_haml.modules.team import TeamModule
@@ -395,7 +405,6 @@ def test_a_list_is_a_fixed_order() -> None:
 @pytest.mark.parametrize(
     "key, value, expected",
     [
-        ("order", "sorted", "'random' or a list"),
         ("update_scheme", "parallel", "sequential, simultaneous"),
         ("team_reward", "max", "shared, mean, sum"),
     ],
@@ -403,6 +412,72 @@ def test_a_list_is_a_fixed_order() -> None:
 def test_a_wrong_choice_names_the_right_ones(key: str, value: str, expected: str) -> None:
     with pytest.raises(ValueError, match=f"{key}='{value}'.*{expected}"):
         config().training(**{key: value}).validate()
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        ("order", "sorted", r"order='sorted' is unknown.*random, semi_greedy"),
+        ("order", {"type": "semi_gredy"}, "Did you mean 'semi_greedy'"),
+        (
+            "drift",
+            "klip",
+            r"drift='klip' is unknown. Did you mean 'clip'.*joint_clip, kl.*{type: ",
+        ),
+        ("drift", {"type": "kl", "coef": 1.0}, "kl takes no 'coef'. Did you mean 'coeff'"),
+        ("drift", {"type": "kl"}, r"kl cannot be made of {}: .*coeff"),
+        ("drift", "no_such_package.drifts:Mine", "cannot be imported: No module named 'no_such_package'"),
+        ("neighbourhood", {"radius": 0.1}, "neighbourhood=None is unknown"),
+    ],
+)
+def test_a_wrong_component_names_the_right_ones(key: str, value: Any, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        config().training(**{key: value}).validate()
+
+
+class Far:
+    """A component of the user's own."""
+
+    def __init__(self, clip_param: float, width: float = 1.0):
+        self.clip_param, self.width = clip_param, width
+
+    def __call__(self, move: Any) -> Any:
+        return move.ratio * 0
+
+
+def test_components_by_name_by_path_and_as_objects() -> None:
+    """An argument that bears the name of a config key takes that key's value unless it is given."""
+    own, path = Far(0.5), f"{__name__}:Far"
+    assert config().training(drift=own).make_drift() is own
+    found: Any = config().training(drift={"type": path, "width": 3.0}, clip_param=0.7).make_drift()
+    assert (type(found).__name__, found.clip_param, found.width) == ("Far", 0.7, 3.0)
+    assert config().training(drift={"type": "clip", "clip_param": 0.4}).make_drift() == ClipDrift(0.4)
+    ball = config().training(neighbourhood={"type": "kl_ball", "radius": 0.02}).make_neighbourhood()
+    assert ball == KLBall(0.02)
+    assert config().training(num_epochs=3).make_neighbourhood() == Everywhere(3, None, 10.0)
+    assert config().training(order="semi_greedy").make_order() == SemiGreedyOrder()
+
+
+def test_instances_are_compositions() -> None:
+    made = {name: getattr(rllib_haml, f"{name}Config")() for name in rllib_haml.ALGORITHMS}
+    clipped = made["A2PO"].training(clip_param=0.3)
+    assert clipped.make_drift() == JointClipDrift(0.3, position_weight=0.5)
+    assert (clipped.compound_clip, clipped.preceding_agent_correction) == (0.1, True)
+    assert clipped.make_order() == SemiGreedyOrder()
+    assert made["HATRPO"].make_neighbourhood() == KLBall(0.01)
+    assert made["HAPPO"].make_drift() == made["MAPPO"].make_drift() == ClipDrift(0.2)
+    for name in ("HAA2C", "HATRPO", "HAML"):
+        assert made[name].make_drift() == NoDrift()
+    for name, algo_config in made.items():
+        assert algo_config.algo_class is getattr(rllib_haml, name)
+        assert (algo_config.update_scheme == "simultaneous") == (name == "MAPPO")
+
+
+@pytest.mark.parametrize("key", ["lr", "num_epochs", "minibatch_size"])
+def test_hatrpo_refuses_what_its_step_does_not_read(key: str) -> None:
+    with pytest.raises(ValueError, match=f"HATRPO does not take {key}=7: .*kl_ball, radius"):
+        rllib_haml.HATRPOConfig().training(**{key: 7})
+    rllib_haml.HATRPOConfig().training(critic_lr=1e-3, critic_num_epochs=7)
 
 
 # Which env runner samples.
