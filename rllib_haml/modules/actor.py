@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import tree
 from gymnasium import spaces
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from rllib_haml.modules.distributions import distribution_class
 from rllib_haml.modules.encoders import flat_size, flatten_rows, mlp
 from rllib_haml.modules.heads import make_head
 from rllib_haml.modules.model_config import ModelConfig
+from rllib_haml.modules.recurrent import Memory, with_memory
 from rllib_haml.modules.state import load_exactly
 
 ACTION_MASK = "action_mask"
@@ -21,7 +23,9 @@ ACTION_MASK = "action_mask"
 class Actor(TorchRLModule):
     """An MLP from the agent's own observation to its action distribution; no value branch.
 
-    `model_config` holds the keys of `ModelConfig`.
+    `model_config` holds the keys of `ModelConfig`. With `use_lstm` or `use_gru` it remembers, and follows
+    RLlib's protocol of such modules: observations (B, T, ...) and the state before them under `state_in`,
+    the state after them under `state_out`.
 
     Raises:
         ValueError: (when built) if the observation or action space is not supported.
@@ -41,16 +45,30 @@ class Actor(TorchRLModule):
             orthogonal_init=config.orthogonal_init,
             head_gain=config.head_gain,
         )
+        self.network, self.memory, self.output = with_memory(self.network, config, config.head_gain)
+
+    def get_initial_state(self) -> dict[str, Tensor]:
+        return {} if self.memory is None else self.memory.initial_state()
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        if self.memory is not None and self.output is not None:
+            return self._forward_in_time(batch, self.memory, self.output)
         features = self.network(flatten_rows(self.observation_space, batch[Columns.OBS]))
         return {Columns.ACTION_DIST_INPUTS: self.head(features, self.action_mask(batch))}
+
+    def _forward_in_time(self, batch: dict[str, Any], memory: Memory, output: nn.Linear) -> dict[str, Any]:
+        obs = batch[Columns.OBS]
+        times = tree.flatten(obs)[0].shape[:2]
+        rows = flatten_rows(self.observation_space, tree.map_structure(lambda x: x.flatten(0, 1), obs))
+        remembered, state = memory(self.network(rows).unflatten(0, times), batch[Columns.STATE_IN])
+        parameters = self.head(output(remembered), self.action_mask(batch))
+        return {Columns.ACTION_DIST_INPUTS: parameters, Columns.STATE_OUT: state}
 
     def set_state(self, state: dict[str, Any]) -> None:
         load_exactly(self, state)
 
     def action_mask(self, batch: dict[str, Any]) -> Tensor | None:
-        """(R, n) bool of the legal actions: given beside the observation, or in it under `action_mask`."""
+        """(..., n) bool of the legal actions: given beside the observation, or in it under `action_mask`."""
         if ACTION_MASK in batch:
             return batch[ACTION_MASK]
         space = self.observation_space

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ray.rllib.core.columns import Columns
@@ -12,6 +13,7 @@ from torch import Tensor
 from rllib_haml.haml import ValueNorm
 from rllib_haml.modules.encoders import flat_size, mlp
 from rllib_haml.modules.model_config import ModelConfig
+from rllib_haml.modules.recurrent import State, with_memory
 from rllib_haml.modules.state import load_exactly
 
 CRITIC = "critic"
@@ -35,6 +37,8 @@ class Critic(TorchRLModule, InferenceOnlyAPI):
         values = dict(self.model_config)
         use_value_norm = values.pop("use_value_norm", True)
         config = ModelConfig.from_dict(values)
+        if not config.critic_is_recurrent:
+            config = replace(config, use_lstm=False, use_gru=False)
         hiddens = config.critic_fcnet_hiddens
         self.network = mlp(
             flat_size(self.observation_space),
@@ -46,17 +50,36 @@ class Critic(TorchRLModule, InferenceOnlyAPI):
             orthogonal_init=config.orthogonal_init,
             head_gain=1.0,
         )
+        self.network, self.memory, self.output = with_memory(self.network, config, 1.0)
+        self.max_seq_len = config.max_seq_len
         self.value_norm = ValueNorm() if use_value_norm else None
 
     def get_non_inference_attributes(self) -> list[str]:
-        return ["network", "value_norm"]
+        return ["network", "memory", "output", "value_norm"]
+
+    def get_initial_state(self) -> State:
+        return {} if self.memory is None else self.memory.initial_state()
 
     def set_state(self, state: dict[str, Any]) -> None:
         load_exactly(self, state)
 
     def normalised_values(self, state: Tensor) -> Tensor:
-        """(R, S) states → (R,) values on the normaliser's scale; differentiable."""
+        """(R, S) states → (R,) values on the normaliser's scale; differentiable. Of one without memory."""
         return self.network(state).squeeze(-1)
+
+    def unroll(self, states: Tensor, before: State) -> tuple[Tensor, State]:
+        """The same of a critic that remembers: (B, T, S) states → (B, T) values.
+
+        Args:
+            before: Its recurrent state before the first step, (B, H) each part.
+
+        Returns:
+            The values, and the recurrent state after the last step.
+        """
+        assert self.memory is not None
+        assert self.output is not None
+        remembered, after = self.memory(self.network(states), before)
+        return self.output(remembered).squeeze(-1), after
 
     def normalise(self, returns: Tensor) -> Tensor:
         return returns if self.value_norm is None else self.value_norm.normalise(returns)
@@ -65,4 +88,7 @@ class Critic(TorchRLModule, InferenceOnlyAPI):
         return values if self.value_norm is None else self.value_norm.denormalise(values)
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {Columns.VF_PREDS: self.denormalise(self.normalised_values(batch[Columns.OBS]))}
+        if self.memory is None:
+            return {Columns.VF_PREDS: self.denormalise(self.normalised_values(batch[Columns.OBS]))}
+        values, state = self.unroll(batch[Columns.OBS], batch[Columns.STATE_IN])
+        return {Columns.VF_PREDS: self.denormalise(values), Columns.STATE_OUT: state}

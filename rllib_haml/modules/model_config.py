@@ -16,7 +16,7 @@ class ModelConfig:
         fcnet_hiddens: Widths of the hidden layers.
         fcnet_activation: After each hidden layer: relu, tanh, elu, silu (swish) or gelu.
         feature_layer_norm: LayerNorm on the flattened observation.
-        hidden_layer_norm: LayerNorm after each activation.
+        hidden_layer_norm: LayerNorm after each activation, and after an LSTM or GRU.
         orthogonal_init: Orthogonal weights and zero biases, else torch's default.
         head_gain: Gain of the actor's last layer, if orthogonal. Small: the first policy is central.
         std_parametrisation: Of Gaussian actions, independent of the observation. `bounded`:
@@ -25,6 +25,13 @@ class ModelConfig:
         initial_std: Standard deviation at the start.
         squash_actions: Gaussian actions go through tanh, so that no probability lies beyond the bounds.
         critic_fcnet_hiddens: Widths of the critic; None takes `fcnet_hiddens`.
+        use_lstm: An LSTM after the hidden layers, for policies that must remember.
+        use_gru: A GRU instead.
+        lstm_cell_size: Width of either.
+        max_seq_len: Joint steps of truncated backpropagation through time. States are exact beyond them:
+            only gradients are cut.
+        critic_is_recurrent: Whether the critic remembers as the actors do. It need not where the
+            environment's state tells everything.
     """
 
     fcnet_hiddens: list[int] = field(default_factory=lambda: [128, 128])
@@ -38,8 +45,22 @@ class ModelConfig:
     initial_std: float = 0.3655
     squash_actions: bool = False
     critic_fcnet_hiddens: list[int] | None = None
+    use_lstm: bool = False
+    use_gru: bool = False
+    lstm_cell_size: int = 128
+    max_seq_len: int = 20
+    critic_is_recurrent: bool = True
+
+    @property
+    def is_recurrent(self) -> bool:
+        return self.use_lstm or self.use_gru
 
     def __post_init__(self):
+        if self.use_lstm and self.use_gru:
+            raise ValueError("use_lstm and use_gru are both set: choose one of them.")
+        for key in ("lstm_cell_size", "max_seq_len"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}={getattr(self, key)}: expected at least 1.")
         if self.std_parametrisation not in ("bounded", "exp"):
             raise ValueError(
                 f"std_parametrisation={self.std_parametrisation!r}: expected 'bounded' or 'exp'."
