@@ -31,12 +31,15 @@ class JointRows:
         total: S, over all learners.
         weights: (S_local,) weight of each row in every mean, or None for ones.
         all_reduce: Sums a tensor over the learners, in place, and returns it.
+        units: (S,) int64, ascending from 0: global rows of one number stay together in a minibatch, as
+            the rows of a recurrent policy's sequence must; a unit lies on one learner. None: each alone.
     """
 
     index: Tensor
     total: int
     weights: Tensor | None = None
     all_reduce: Callable[[Tensor], Tensor] = alone
+    units: Tensor | None = None
 
     @classmethod
     def whole(cls, total: int, device: torch.device | str = "cpu", weights: Tensor | None = None):
@@ -44,23 +47,30 @@ class JointRows:
         return cls(torch.arange(total, device=device), total, weights)
 
     def minibatches(self, size: int | None, *key: int) -> Iterator[Tensor | slice]:
-        """Cuts one permutation of the S global rows into slices; yields the local rows of each.
+        """Cuts one permutation of the S global rows, or of their units; yields the local rows of each slice.
 
         Every learner yields equally many, some of them perhaps empty.
 
         Args:
             size: Joint steps that a minibatch holds at most, over all learners; None is the whole batch.
-                Minibatches are equally long, up to one row, so that none of them is a remnant.
+                Minibatches are equally long, up to one row, so that none of them is a remnant. With units
+                there are as many of them, each of equally many units, but none without any.
             key: What the permutation depends on: seed, update, policy, epoch.
         """
         if size is None or size >= self.total:
             yield slice(None)
             return
         device = self.index.device
-        order = torch.randperm(self.total, generator=generator(device, *key), device=device)
+        count = self.total if self.units is None else int(self.units[-1]) + 1
+        order = torch.randperm(count, generator=generator(device, *key), device=device)
         local = torch.full((self.total,), -1, device=device)
         local[self.index] = torch.arange(len(self.index), device=device)
-        for rows in local[order].tensor_split(-(-self.total // size)):
+        parts = order.tensor_split(min(-(-self.total // size), count))
+        if self.units is not None:
+            sizes, rows = self.units.bincount(), order.argsort()[self.units].argsort(stable=True)
+            parts = rows.split([int(sizes[part].sum()) for part in parts])
+        for part in parts:
+            rows = local[part]
             yield rows[rows >= 0]
 
     def mean(self, values: Tensor, active: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:

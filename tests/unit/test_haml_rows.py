@@ -80,6 +80,39 @@ def test_two_ranks_share_each_minibatch(first: int) -> None:
         assert sorted(found.tolist()) == sorted(torch.as_tensor(one).tolist())
 
 
+@pytest.mark.parametrize("size", [1, 5, 8, 22])
+def test_rows_of_one_unit_stay_together(size: int) -> None:
+    """Equally many units in each minibatch, their rows in order; on two ranks the same ones."""
+    lengths = [3, 3, 1, 3, 3, 2, 3, 3, 2]
+    units = torch.tensor([u for u, length in enumerate(lengths) for _ in range(length)])
+    rows = JointRows(torch.arange(23), 23, units=units)
+    found = [torch.as_tensor(m) for m in rows.minibatches(size, 1, 2)]
+    assert len(found) == min(math.ceil(23 / size), len(lengths))
+    assert sorted(torch.cat(found).tolist()) == list(range(23))
+    counts = []
+    for part in found:
+        pieces = [list(group) for _, group in itertools.groupby(part.tolist(), lambda r: int(units[r]))]
+        assert all(piece == sorted(piece) for piece in pieces)
+        assert [len(piece) for piece in pieces] == [lengths[int(units[piece[0]])] for piece in pieces]
+        counts.append(len(pieces))
+    assert max(counts) - min(counts) <= 1
+    assert torch.cat(found).tolist() != list(range(23)), "permuted"
+    assert [m.tolist() for m in found] != [torch.as_tensor(m).tolist() for m in rows.minibatches(size, 1, 3)]
+    shares = [
+        torch.isin(units, torch.tensor(own)).nonzero().flatten() for own in ([0, 3, 8], [1, 2, 4, 5, 6, 7])
+    ]
+    ranks = [list(JointRows(index, 23, units=units).minibatches(size, 1, 2)) for index in shares]
+    for one, *parts in zip(found, *ranks, strict=True):
+        together = torch.cat([index[part] for index, part in zip(shares, parts, strict=True)])
+        assert sorted(together.tolist()) == sorted(one.tolist())
+
+
+def test_units_of_one_row_are_rows() -> None:
+    alone = JointRows(torch.arange(23), 23, units=torch.arange(23)).minibatches(6, 4)
+    for one, other in zip(alone, JointRows.whole(23).minibatches(6, 4), strict=True):
+        assert torch.as_tensor(one).tolist() == torch.as_tensor(other).tolist()
+
+
 def test_generators_of_different_keys_differ() -> None:
     """Also of keys that differ by zeros at the end, as an update's and its first epoch's do."""
     keys = [(), (0,), (0, 0), (1, 2), (1, 2, 0), (1, 2, 0, 0), (2, 1), (0, 1, 2)]
