@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ray.rllib.utils.annotations import override
@@ -12,7 +13,7 @@ from rllib_haml.algorithms import ppo_keys
 from rllib_haml.algorithms.components import component
 from rllib_haml.algorithms.sampler_choice import choose_env_runner
 from rllib_haml.algorithms.team_config import TeamConfig
-from rllib_haml.haml import Drift, FixedOrder, Neighbourhood, Order
+from rllib_haml.haml import Drift, DriftCheck, FixedOrder, Neighbourhood, Order, check_drift
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
 from rllib_haml.modules.critic import CRITIC
 from rllib_haml.sampling.team import Team, TeamReward
@@ -178,6 +179,10 @@ class HAMLConfig(TeamConfig):
         """D^i, the same functional for every policy, with its own module's settings."""
         return component("drift", self.drift, self)
 
+    def drift_check(self) -> DriftCheck:
+        """Whether the drift meets the conditions of HAML's guarantee, tried on every kind of action."""
+        return _check_drift(self.make_drift(), self.compound_clip)
+
     def make_neighbourhood(self) -> Neighbourhood:
         """U^i."""
         return component("neighbourhood", self.neighbourhood, self)
@@ -273,11 +278,18 @@ class HAMLConfig(TeamConfig):
                 f"Policies shared by several agents, {shared}, move as one: HAML's guarantee of joint "
                 f"improvement asks for disjoint parameters."
             )
+        if not self.drift_check().holds:
+            _say_once(self.drift_check().message)
         if self.entropy_coeff:
             _say_once(
                 f"entropy_coeff={self.entropy_coeff}: an entropy bonus has a gradient at the present policy, "
                 f"so HAML's guarantee holds for the regularised return only approximately."
             )
+
+
+@lru_cache(maxsize=64)
+def _check_drift(drift: Drift, compound_clip: float | None) -> DriftCheck:
+    return check_drift(drift, compound_clip=compound_clip)
 
 
 _said: set[str] = set()

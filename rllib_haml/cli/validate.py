@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from rllib_haml.config.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rllib_haml.config.experiment import Experiment
 
 
 @click.command(
@@ -27,8 +32,20 @@ def validate(files: tuple[str, ...], allow_eval: bool) -> None:
         try:
             for experiment in load_experiments(file, allow_eval):
                 trials = f", {experiment.num_trials} trials" if experiment.num_trials > 1 else ""
-                click.echo(f"{file}: {experiment.name}: OK ({experiment.algorithm}{trials})")
+                click.echo(
+                    f"{file}: {experiment.name}: OK ({experiment.algorithm}{trials}{_drift(experiment)})"
+                )
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
+
+
+def _drift(experiment: Experiment) -> str:
+    """What trying the drift showed, for the algorithms that have one."""
+    from rllib_haml.algorithms.haml_config import HAMLConfig
+
+    if not isinstance(experiment.config, HAMLConfig):
+        return ""
+    check = experiment.config.drift_check()
+    return "; its drift meets HAML's conditions" if check.holds else f"; its drift is not {check.condition}"

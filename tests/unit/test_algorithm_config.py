@@ -473,6 +473,25 @@ def test_instances_are_compositions() -> None:
         assert (algo_config.update_scheme == "simultaneous") == (name == "MAPPO")
 
 
+class TotalVariation:
+    """|r - 1|: it has a kink where a drift must be flat."""
+
+    def __call__(self, move: Any) -> Any:
+        return (move.ratio - 1).abs()
+
+
+@pytest.mark.parametrize("drift, warns", [(TotalVariation(), True), ({"type": "kl", "coeff": 1.0}, False)])
+def test_a_drift_outside_the_theory_works_and_says_so(
+    drift: Any, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = config().training(drift=drift)
+    with caplog.at_level("WARNING", logger="rllib_haml"):
+        made.validate()
+    said = [r.getMessage() for r in caplog.records if "flat at the present policy" in r.getMessage()]
+    assert len(said) == warns
+    assert made.drift_check().holds != warns
+
+
 @pytest.mark.parametrize("key", ["lr", "num_epochs", "minibatch_size"])
 def test_hatrpo_refuses_what_its_step_does_not_read(key: str) -> None:
     with pytest.raises(ValueError, match=f"HATRPO does not take {key}=7: .*kl_ball, radius"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,14 @@ def test_examples_are_served():
     assert listed
     identifier = listed[0].split()[0]
     assert "run:" in rllib("example", "get", identifier).stdout
+
+
+def test_validate_says_whether_the_drift_is_one(tmp_path: Path):
+    """The README promises it: A2PO's joint clip with a wider compound clip is none, HAPPO's clip is one."""
+    for run, verdict in (("HAPPO", "its drift meets HAML's conditions"), ("A2PO", "its drift is not zero")):
+        file = tmp_path / f"{run}.yaml"
+        file.write_text(
+            f"{run}:\n  run: {run}\n  env: matrix_game\n  config:\n    clip_param: 0.05\n"
+            f"    env_config: {{game: climbing}}\n"
+        )
+        assert f"OK ({run}; {verdict}" in rllib("validate", str(file)).stdout
