@@ -172,18 +172,23 @@ class MarkovGame:
         v = np.linalg.solve(np.eye(self.states) - self.gamma * transition, reward)
         return v, self.reward + self.gamma * self.transition @ v - v[:, None]
 
+    def visitation(self, start: Array) -> Array:
+        """(states,) discounted share of time that the present policies spend in each, from `start`."""
+        transition = np.einsum("sa,sat->st", self.joint(), self.transition)
+        return (1 - self.gamma) * np.linalg.solve(np.eye(self.states) - self.gamma * transition.T, start)
+
     def sweep(
         self,
         order: Order,
         drift: Drift = NO_DRIFT,
-        shares: tuple[float, ...] = (VERTEX,),
+        neighbourhood: Neighbourhood | None = None,
         simultaneous: bool = False,
         key: tuple[int, ...] = (0,),
     ) -> Array:
-        """(states,) what V gains by one exact sweep."""
+        """(states,) what V gains by one sweep over all joint actions; exact argmax if not told otherwise."""
         before, advantage = self.values()
         weights = torch.tensor((self.visits[:, None] * self.joint()).flatten())
-        players = [Player(policy, drift, BestMixture(shares)) for policy in self.policies]
+        players = [Player(policy, drift, neighbourhood or BestMixture()) for policy in self.policies]
         sweep(
             dict(zip(names(len(players)), players, strict=True)),
             lambda log_factor: torch.tensor(advantage.flatten()),
