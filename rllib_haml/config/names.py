@@ -32,6 +32,8 @@ _EXTRAS = {
     "mpe2": "mpe",
     "jaxmarl": "smax",
     "jax": "smax",
+    "rware": "warehouse",
+    "lbforaging": "warehouse",
     "matplotlib": "plots",
 }
 

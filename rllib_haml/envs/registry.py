@@ -22,6 +22,9 @@ OWN: dict[str, str] = {
     "mamujoco": "rllib_haml.envs.mamujoco:make",
     "mpe": "rllib_haml.envs.mpe:make",
     "smax": "rllib_haml.envs.smax:make",
+    "rware": "rllib_haml.envs.warehouse:make_rware",
+    "lbf": "rllib_haml.envs.warehouse:make_lbf",
+    "job_shop": "rllib_haml.envs.job_shop:make",
     "matrix_game": "rllib_haml.envs.matrix_games:make_matrix_game",
     "differential_game": "rllib_haml.envs.matrix_games:make_differential_game",
 }
