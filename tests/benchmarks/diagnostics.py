@@ -2,7 +2,7 @@
 
     python tests/benchmarks/diagnostics.py
 
-HAPPO on HalfCheetah 2x3 and 6x1 with tuned settings: CPU time of the figures that an operator reads, over that of
+HAPPO on HalfCheetah 2x3 and 6x1, tuned: CPU time of the figures that an operator reads, over that of
 the iterations they were taken in. One process, one torch thread.
 """
 
