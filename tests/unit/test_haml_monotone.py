@@ -42,9 +42,9 @@ def least_gains(drift: Drift, neighbourhood: Neighbourhood, games: Sequence[int]
     "drift, shares",
     [
         (NO_DRIFT, (VERTEX,)),
-        (CLIP, SOME_SHARES),
-        (KLDrift(0.3), SOME_SHARES),
-        (KLDrift(0.3, True), SOME_SHARES),
+        (CLIP, SOME),
+        (KLDrift(0.3), SOME),
+        (KLDrift(0.3, reverse=True), SOME),
     ],
     ids=["argmax", "clip", "KL", "reverse KL"],
 )
