@@ -22,6 +22,8 @@ OWN: dict[str, str] = {
     "mamujoco": "rllib_haml.envs.mamujoco:make",
     "mpe": "rllib_haml.envs.mpe:make",
     "smax": "rllib_haml.envs.smax:make",
+    "smac": "rllib_haml.envs.smac:make_smac",
+    "smacv2": "rllib_haml.envs.smac:make_smacv2",
     "rware": "rllib_haml.envs.warehouse:make_rware",
     "lbf": "rllib_haml.envs.warehouse:make_lbf",
     "job_shop": "rllib_haml.envs.job_shop:make",
