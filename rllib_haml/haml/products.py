@@ -1,8 +1,9 @@
-"""Families whose actions have several independent parts."""
+"""Families made of others: actions with several independent parts, and actions that are tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -80,3 +81,46 @@ class MultiCategorical(Product):
     def together(self, drawn: list[Drawn]) -> Drawn:
         actions, logps = zip(*drawn, strict=True)
         return torch.stack(actions, dim=-1), torch.stack(logps).sum(0)
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """A family of vectors (..., n) whose actions are tables (..., *shape) of as many numbers.
+
+    Attributes:
+        vectors: The family, of n = Π shape components.
+        shape: Of one action; () is a single number.
+    """
+
+    vectors: ActionFamily
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return self.vectors.size
+
+    @property
+    def mask_size(self) -> int:
+        return self.vectors.mask_size
+
+    def masked(self, parameters: Tensor, mask: Tensor) -> Tensor:
+        return self.vectors.masked(parameters, mask)
+
+    def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Drawn:
+        return self._in_shape(self.vectors.sample(parameters, generator))
+
+    def mode(self, parameters: Tensor) -> Drawn:
+        return self._in_shape(self.vectors.mode(parameters))
+
+    def log_prob(self, parameters: Tensor, action: Action) -> Tensor:
+        return self.vectors.log_prob(parameters, action.reshape(*parameters.shape[:-1], -1))
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        return self.vectors.entropy(parameters)
+
+    def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
+        return self.vectors.kl(parameters, other)
+
+    def _in_shape(self, drawn: Drawn) -> Drawn:
+        action, logp = drawn
+        return action.reshape(*logp.shape, *self.shape), logp

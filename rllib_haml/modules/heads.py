@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from rllib_haml.haml.families import ActionFamily, Bernoulli, Categorical, Gaussian, SquashedGaussian
-from rllib_haml.haml.products import MultiCategorical, Product
+from rllib_haml.haml.products import MultiCategorical, Product, Shaped
 from rllib_haml.modules.model_config import ModelConfig
 
 
@@ -46,7 +46,7 @@ class GaussianHead(Head):
     def __init__(self, space: spaces.Box, config: ModelConfig):
         super().__init__()
         self.size = int(math.prod(space.shape))
-        self.family = (SquashedGaussian if config.squash_actions else Gaussian)(self.size)
+        self.family = _shaped((SquashedGaussian if config.squash_actions else Gaussian)(self.size), space)
         self.bound = config.max_std if config.std_parametrisation == "bounded" else None
         ratio = config.initial_std / (self.bound or 1.0)
         start = math.log(ratio / (1 - ratio)) if self.bound else math.log(ratio)
@@ -65,7 +65,7 @@ class GaussianHead(Head):
 class LogitsHead(Head):
     """Discrete choices: the outputs are the logits themselves."""
 
-    def __init__(self, family: Categorical | MultiCategorical | Bernoulli):
+    def __init__(self, family: ActionFamily):
         super().__init__()
         self.family, self.size = family, family.size
 
@@ -99,20 +99,26 @@ def make_head(space: gym.Space, config: ModelConfig) -> Head:
     Raises:
         ValueError: If no head supports it.
     """
-    if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return GaussianHead(space, config)
     if isinstance(space, spaces.Discrete) and space.start == 0:
         return LogitsHead(Categorical(int(space.n)))
-    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1 and not space.start.any():
-        return LogitsHead(MultiCategorical([int(n) for n in space.nvec]))
-    if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
-        return LogitsHead(Bernoulli(space.shape[0]))
+    if isinstance(space, spaces.MultiDiscrete) and not space.start.any():
+        return LogitsHead(_shaped(MultiCategorical(space.nvec.flatten().tolist()), space))
+    if isinstance(space, spaces.MultiBinary):
+        return LogitsHead(_shaped(Bernoulli(int(math.prod(space.shape))), space))
     if isinstance(space, spaces.Tuple):
         return ProductHead(None, [make_head(part, config) for part in space])
     if isinstance(space, spaces.Dict):
         return ProductHead(list(space), [make_head(part, config) for part in space.values()])
     raise ValueError(
-        f"Action space {space} has no head: expected a one-dimensional Box of floats, a Discrete from 0, "
-        f"a one-dimensional MultiDiscrete from 0 or MultiBinary, or a Tuple or Dict of these. Flatten it in "
-        f"the environment, or bring an RLModule of your own with `.rl_module(rl_module_spec=...)`."
+        f"Action space {space} has no head: expected a Box of floats, a Discrete or MultiDiscrete from 0, a "
+        f"MultiBinary, or a Tuple or Dict of these. Convert it in the environment, or bring an RLModule of "
+        f"your own with `.rl_module(rl_module_spec=...)`."
     )
+
+
+def _shaped(vectors: ActionFamily, space: gym.Space) -> ActionFamily:
+    """`vectors` with actions of the space's shape."""
+    shape = space.shape or ()
+    return vectors if len(shape) == 1 else Shaped(vectors, shape)

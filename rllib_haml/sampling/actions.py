@@ -68,7 +68,7 @@ class _Unsquash:
         self.low, self.high, self._half = low, high, (high - low) / 2.0
 
     def __call__(self, action: np.ndarray) -> np.ndarray:
-        out = action + 1.0
+        out = action + self.low.dtype.type(1)  # in the space's own precision, else it may lie outside
         out *= self._half
         out += self.low
         np.maximum(out, self.low, out=out)

@@ -12,6 +12,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 
 from rllib_haml.sampling.fragment import JointFragment
+from rllib_haml.sampling.masks import MaskCheck, nothing_allowed
 from rllib_haml.sampling.spaces import as_float32, holds_action_mask
 from rllib_haml.sampling.team import AgentID, Team
 
@@ -43,14 +44,16 @@ def from_episode(episode: MultiAgentEpisode, team: Team, source: tuple[int, int]
     """One chunk of an episode in which all agents act at the same time.
 
     On a time limit RLlib sets both end flags of every agent; both therefore mean a time limit, unless the
-    agents' infos say `terminal: True`.
+    agents' infos say `terminal: True`. Of an agent that joins in the last row of a cut chunk RLlib keeps
+    nothing there: it counts as absent in that row, and begins in the next chunk.
 
     Args:
         source: Stands for (env runner, sub-environment), which episodes do not tell.
 
     Raises:
         ValueError: If the environment gives a state and the episode's infos do not hold it, or the infos
-            hold an action mask.
+            hold an action mask, or an agent was not observed where the chunk was cut.
+        EnvironmentFault: If a mask allowed an acting agent nothing.
     """
     _refuse_masks_in_infos(episode, team)
     length = len(episode)
@@ -62,11 +65,7 @@ def from_episode(episode: MultiAgentEpisode, team: Team, source: tuple[int, int]
         actions={a: c.actions(team.action_spaces[a]) for a, c in columns.items()},
         logp={a: c.logp() for a, c in columns.items()},
         active={a: c.active for a, c in columns.items()},
-        action_mask={
-            a: c.obs(team.observation_spaces[a])["action_mask"].astype(bool)
-            for a, c in columns.items()
-            if holds_action_mask(team.observation_spaces[a])
-        },
+        action_mask=_masks(columns, team, episode.env_t_started),
         state=None if team.state_space is None else _states(columns, team.state_space, length),
         reward=reward,
         terminated=terminated,
@@ -81,7 +80,8 @@ def from_episode(episode: MultiAgentEpisode, team: Team, source: tuple[int, int]
 def _refuse_masks_in_infos(episode: MultiAgentEpisode, team: Team) -> None:
     """RLlib's sampler shows a policy its observation alone: a mask beside it was not obeyed."""
     for agent_id, agent in episode.agent_episodes.items():
-        if not holds_action_mask(team.observation_spaces[agent_id]) and "action_mask" in agent.get_infos(0):
+        in_observation = holds_action_mask(team.observation_spaces[agent_id], team.action_spaces[agent_id])
+        if not in_observation and "action_mask" in agent.get_infos(0):
             raise ValueError(
                 f"Agent {agent_id!r} has its action mask in infos, which RLlib's MultiAgentEnvRunner does "
                 f"not obey: put it into a Dict observation under 'action_mask', or do without what needs "
@@ -104,6 +104,8 @@ def _ends(episode: MultiAgentEpisode) -> tuple[bool, bool]:
 class _AgentRows:
     """One agent's part of a chunk: which env step each of its rows belongs to.
 
+    RLlib adds up what an agent is given until it is observed again: the sum lies in the row of its action.
+
     Attributes:
         active: (T+1,) bool.
     """
@@ -111,6 +113,8 @@ class _AgentRows:
     def __init__(self, episode: MultiAgentEpisode, agent: AgentID, length: int, terminated: bool):
         self.length = length
         self._agent = episode.agent_episodes.get(agent)
+        if agent in episode._hanging_actions_end:
+            raise unanswered(agent)
         self.active = np.zeros(length + 1, bool)
         self._rows = np.zeros(0, int)
         self._followed = False
@@ -122,10 +126,7 @@ class _AgentRows:
         count = len(self._agent)
         self._rows = np.array([own.index(started + k) - steps.lookback for k in range(count)], int)
         if (self._rows < 0).any():
-            raise ValueError(
-                f"Agent {agent!r} acted before this chunk and is answered in it: turn-based environments "
-                f"have no joint steps."
-            )
+            raise unanswered(agent)
         self.active[self._rows] = True
         # Its last observation lies in row T unless it left the team earlier.
         followed = (started + count) in own and own.index(started + count) - steps.lookback == length
@@ -181,6 +182,14 @@ class _AgentRows:
         return tree.map_structure(fill, _batched(space, rows) if isinstance(rows, list) else rows)
 
 
+def unanswered(agent: AgentID) -> ValueError:
+    return ValueError(
+        f"RLlib's MultiAgentEnvRunner cut an episode while agent {agent!r} was not observed, and lost what "
+        f"it did last: set batch_mode='complete_episodes', or do without what needs that env runner (the log "
+        f"says what)."
+    )
+
+
 def _zeros(space: spaces.Space, rows: int) -> Any:
     if isinstance(space, spaces.Dict):
         return {key: _zeros(sub, rows) for key, sub in space.items()}
@@ -197,6 +206,20 @@ def _batched(space: spaces.Space, rows: Sequence[Any]) -> Any:
         return tuple(_batched(sub, [row[i] for row in rows]) for i, sub in enumerate(space))
     dtype = np.int64 if isinstance(space, spaces.Discrete) else space.dtype
     return np.asarray(rows, dtype).reshape(len(rows), *(space.shape or ()))
+
+
+def _masks(columns: Mapping[AgentID, _AgentRows], team: Team, env_t: int) -> dict[AgentID, np.ndarray]:
+    """Per agent with a mask (T+1, n_i) bool; all True where it is absent."""
+    check, masks = MaskCheck(team.action_spaces), {}
+    for agent, column in columns.items():
+        space = team.observation_spaces[agent]
+        if holds_action_mask(space, team.action_spaces[agent]):
+            mask = column.obs(space)["action_mask"].astype(bool) | ~column.active[:, None]
+            stuck = check.forbid_everything(agent, mask[:-1])
+            if stuck.any():
+                raise nothing_allowed(agent, env_t + int(stuck.argmax()))
+            masks[agent] = mask
+    return masks
 
 
 def _states(columns: Mapping[AgentID, _AgentRows], space: spaces.Space, length: int) -> np.ndarray:

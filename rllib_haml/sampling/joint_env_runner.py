@@ -24,6 +24,7 @@ from rllib_haml.sampling.actions import ToEnvActions
 from rllib_haml.sampling.finite import check_finite
 from rllib_haml.sampling.fragment import JointFragment, joined
 from rllib_haml.sampling.make_vector import make_vector_team_env
+from rllib_haml.sampling.masks import MaskCheck
 from rllib_haml.sampling.metrics import EpisodeMetrics, smoothing_window
 from rllib_haml.sampling.recorder import Recorder
 from rllib_haml.sampling.team import Team
@@ -82,6 +83,7 @@ class JointEnvRunner(MultiAgentEnvRunner):
         self._to_env = ToEnvActions(
             team.action_spaces, normalize=self.config.normalize_actions, clip=self.config.clip_actions
         )
+        self._check_masks = MaskCheck(team.action_spaces)
         self._generator = torch.Generator(self._device)
         if self._seed is None:
             self._generator.seed()
@@ -226,6 +228,7 @@ class JointEnvRunner(MultiAgentEnvRunner):
 
     def _check(self, step: TeamStep) -> None:
         check_finite(step, self._team.agents, self._episodes.steps, str(self.config.env))
+        self._check_masks(step, self._episodes.steps, str(self.config.env))
 
     @override(MultiAgentEnvRunner)
     def get_state(

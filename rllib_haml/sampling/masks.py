@@ -1,4 +1,4 @@
-"""Action masks, from the two places where environments put them."""
+"""Action masks, from the two places where environments put them, and the check that they leave a choice."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import gymnasium as gym
 import numpy as np
 
 from rllib_haml.sampling.faults import EnvironmentFault
-from rllib_haml.sampling.spaces import holds_action_mask, mask_size
-from rllib_haml.sampling.team_env import AgentID
+from rllib_haml.sampling.spaces import choices, holds_action_mask
+from rllib_haml.sampling.vector_env import AgentID, TeamStep
 
 
 class ActionMasks:
     """The masks of all sub-environments, per agent an array (E, n_i) of bool.
 
-    A mask lies beside the observation in a Dict (RLlib, PettingZoo) or in the agent's info under
-    "action_mask" (PettingZoo). Rows without one are all True, those of absent agents too, so that
-    no policy ever sees an empty set of actions.
+    n_i is Σ `choices` of the action space. A mask lies beside the observation in a Dict (RLlib,
+    PettingZoo) or in the agent's info under "action_mask" (PettingZoo). Rows without one are all True,
+    those of absent agents too, so that no policy ever sees an empty set of actions.
 
     Attributes:
         value: The arrays; those of masks that come with infos appear when the first one comes.
@@ -31,10 +31,8 @@ class ActionMasks:
         num_envs: int,
     ) -> None:
         self._num_envs = num_envs
-        self._sizes = {
-            agent: size for agent, space in action_spaces.items() if (size := mask_size(space)) is not None
-        }
-        self._in_obs = [a for a in self._sizes if holds_action_mask(observation_spaces[a])]
+        self._sizes = {agent: size for agent, space in action_spaces.items() if (size := sum(choices(space)))}
+        self._in_obs = [a for a in self._sizes if holds_action_mask(observation_spaces[a], action_spaces[a])]
         self._in_info = [a for a in self._sizes if a not in self._in_obs]
         self.value: dict[AgentID, np.ndarray] = {}
         for agent in self._in_obs:
@@ -88,3 +86,53 @@ class ActionMasks:
         if agent not in self.value:
             self.value[agent] = np.ones((self._num_envs, self._sizes[agent]), bool)
         return self.value[agent]
+
+
+class MaskCheck:
+    """Finds masks that leave an acting agent no option in one of its choices.
+
+    A policy could only do the forbidden there, and its log-probabilities would mean nothing.
+
+    Args:
+        action_spaces: Of each agent, in the order of `VectorTeamEnv.agents`.
+    """
+
+    def __init__(self, action_spaces: Mapping[AgentID, gym.Space]) -> None:
+        options = {agent: choices(space) for agent, space in action_spaces.items()}
+        self._starts = {agent: np.cumsum([0, *n[:-1]]) for agent, n in options.items() if n}
+        self._columns = {agent: i for i, agent in enumerate(action_spaces)}
+
+    def __call__(self, step: TeamStep, episode_steps: np.ndarray, environment: str) -> None:
+        """Checks those who act next; after an episode's last step nobody does.
+
+        Args:
+            episode_steps: (E,) steps that each sub-environment's episode has taken, for the message.
+            environment: The environment's name, for the message.
+
+        Raises:
+            EnvironmentFault: It names agent, sub-environment and step.
+        """
+        for agent, mask in step.action_mask.items():
+            acts = step.active[:, self._columns[agent]] & ~(step.terminated | step.truncated)
+            stuck = acts & self.forbid_everything(agent, mask)
+            if stuck.any():
+                row = int(stuck.argmax())
+                raise nothing_allowed(agent, int(episode_steps[row]), environment, row)
+
+    def forbid_everything(self, agent: AgentID, masks: np.ndarray) -> np.ndarray:
+        """(R,) bool of (R, n_i) masks: in which a choice of the agent has no option."""
+        return np.logical_not(np.logical_or.reduceat(masks, self._starts[agent], axis=1).all(-1))
+
+
+def nothing_allowed(
+    agent: AgentID, step: int, environment: str | None = None, sub_env: int | None = None
+) -> EnvironmentFault:
+    """The fault of an environment whose mask leaves an acting agent nothing to do."""
+    return EnvironmentFault(
+        "its action_mask forbids every option of a choice, but it is to act: allow at least one, or give the "
+        "agent no observation in this step",
+        environment=environment,
+        sub_env=sub_env,
+        step=step,
+        agent=agent,
+    )

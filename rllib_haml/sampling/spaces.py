@@ -69,18 +69,24 @@ def as_float32(space: gym.Space) -> gym.Space:
     return space
 
 
-def mask_size(action_space: gym.Space) -> int | None:
-    """Entries of an action mask over `action_space`, or None where it can have no mask."""
+def choices(action_space: gym.Space) -> list[int]:
+    """Options of each choice in `action_space`, in the order in which an action mask concatenates them.
+
+    Boxes and switches (MultiBinary) offer no choice; Dicts and Tuples those of their parts.
+    """
     if isinstance(action_space, spaces.Discrete):
-        return int(action_space.n)
+        return [int(action_space.n)]
     if isinstance(action_space, spaces.MultiDiscrete):
-        return int(np.sum(action_space.nvec))
-    return None
+        return action_space.nvec.flatten().tolist()
+    parts = list(action_space.values()) if isinstance(action_space, spaces.Dict) else []
+    parts = list(action_space) if isinstance(action_space, spaces.Tuple) else parts
+    return [options for part in parts for options in choices(part)]
 
 
-def holds_action_mask(observation_space: gym.Space) -> bool:
-    """Whether observations are a Dict with the mask in it, whatever else the Dict holds."""
-    return isinstance(observation_space, spaces.Dict) and "action_mask" in observation_space.spaces
+def holds_action_mask(observation_space: gym.Space, action_space: gym.Space) -> bool:
+    """Whether observations are a Dict with a mask of the actions in it, whatever else the Dict holds."""
+    in_observation = isinstance(observation_space, spaces.Dict) and "action_mask" in observation_space.spaces
+    return in_observation and bool(choices(action_space))
 
 
 def box_state_space(space: gym.Space) -> spaces.Box:

@@ -85,6 +85,14 @@ def test_a_teams_actions_are_each_agents_own(normalize: bool, clip: bool) -> Non
         assert np.abs(given["shifted"] - given["each its own"]).max() > 1, "control: bounds of one's own"
 
 
+@pytest.mark.parametrize("name", ["symmetric", "shifted", "each its own", "float64", "table", "number"])
+def test_scaled_actions_are_in_their_space(name: str) -> None:
+    """Bounds of float64 are kept to the last digit."""
+    space, raw = BOXES[name], raw_samples(BOXES[name])
+    for row in to_env_action(space, normalize=True, clip=True)(100 * raw):
+        assert space.contains(np.asarray(row))
+
+
 def test_control_scaling_changes_actions() -> None:
     space, raw = BOXES["shifted"], raw_samples(BOXES["shifted"])
     scaled, clipped, same = (

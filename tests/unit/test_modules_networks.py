@@ -202,7 +202,7 @@ def test_masked_choices_have_probability_zero_and_the_others_sum_to_one() -> Non
 
 @pytest.mark.parametrize(
     "space",
-    [spaces.Box(-1, 1, (2, 2)), spaces.Box(-1, 1, ()), spaces.Discrete(3, start=1), spaces.Text(3)],
+    [spaces.Box(-1, 1, (2, 2), np.int32), spaces.Discrete(3, start=1), spaces.Text(3)],
     ids=str,
 )
 def test_an_unsupported_action_space_names_the_ways_out(space: gym.Space) -> None:

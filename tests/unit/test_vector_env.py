@@ -17,8 +17,11 @@ from pettingzoo.utils import BaseParallelWrapper
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
 
+from rllib_haml.modules.heads import make_head
+from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.sampling.make_vector import make_vector_team_env
 from rllib_haml.sampling.parallel_team_env import ParallelTeamEnv
+from rllib_haml.sampling.spaces import choices
 from rllib_haml.sampling.vector_env import VectorTeamEnv
 
 KINDS = pytest.mark.parametrize("kind", [ScriptedMultiAgentEnv, ScriptedParallelEnv])
@@ -420,3 +423,24 @@ class BrokenState(ScriptedParallelEnv):
 def test_a_state_that_cannot_be_read_is_said_and_not_used(caplog: pytest.LogCaptureFixture) -> None:
     assert make_vector_team_env(BrokenState, 1).state_space is None
     assert "no_such_attribute" in caplog.text
+
+
+CHOICES: list[tuple[gym.Space, list[int]]] = [
+    (gym.spaces.Box(0, 1, (2,)), []),
+    (gym.spaces.MultiBinary(3), []),
+    (gym.spaces.Discrete(4), [4]),
+    (gym.spaces.MultiDiscrete([3, 2]), [3, 2]),
+    (gym.spaces.MultiDiscrete([[3, 2], [4, 5]]), [3, 2, 4, 5]),
+    (gym.spaces.Tuple([gym.spaces.Box(0, 1, (1,)), gym.spaces.Discrete(3), gym.spaces.Discrete(2)]), [3, 2]),
+    (
+        gym.spaces.Dict({"z": gym.spaces.Discrete(2), "a": gym.spaces.MultiDiscrete([5, 6])}),
+        [5, 6, 2],  # in the Dict's order, which gymnasium sorts
+    ),
+]
+
+
+@pytest.mark.parametrize("space, options", CHOICES, ids=str)
+def test_what_a_mask_speaks_of(space: gym.Space, options: list[int]) -> None:
+    """In the order in which the policy's family reads it."""
+    assert choices(space) == options
+    assert make_head(space, ModelConfig()).family.mask_size == sum(options)

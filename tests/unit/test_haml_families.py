@@ -1,0 +1,277 @@
+"""Families of action distributions in float64 against enumeration, scipy and quadrature."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tree
+from scipy import integrate, stats
+from torch import Tensor
+
+from rllib_haml.haml.families import (
+    MASKED_LOGIT,
+    ActionFamily,
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    SquashedGaussian,
+)
+from rllib_haml.haml.products import MultiCategorical, Product, Shaped
+
+ROWS = 5
+
+
+def tensor(values: Any) -> Tensor:
+    return torch.as_tensor(np.asarray(values))
+
+
+def parameters(family: ActionFamily, seed: int = 0) -> Tensor:
+    return torch.randn(ROWS, family.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def everything(family: Any) -> list[Any]:
+    """All actions of a finite family, in any tree."""
+    if isinstance(family, Categorical):
+        return list(range(family.n))
+    if isinstance(family, Bernoulli):
+        return [np.array(bits) for bits in itertools.product((0, 1), repeat=family.n)]
+    if isinstance(family, Shaped):
+        return [action.reshape(family.shape) for action in everything(family.vectors)]
+    combined = itertools.product(*(everything(part) for part in family.parts))
+    if isinstance(family, MultiCategorical):
+        return [np.array(choices) for choices in combined]
+    if family._keys is not None:
+        return [dict(zip(family._keys, choices, strict=True)) for choices in combined]
+    return list(combined)
+
+
+def in_every_row(action: Any) -> Any:
+    return tree.map_structure(lambda x: tensor(x).expand(ROWS, *np.shape(x)), action)
+
+
+def table(family: Any, members: Tensor) -> np.ndarray:
+    """(ROWS, actions) log-probabilities, by the family's own `log_prob`."""
+    rows = [family.log_prob(members, in_every_row(action)) for action in everything(family)]
+    return torch.stack(rows, dim=-1).numpy()
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits)
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+NESTED = Product(
+    {"say": MultiCategorical([2, 3]), "on": Bernoulli(2), "then": Product([Categorical(2), Categorical(3)])}
+)
+FINITE: dict[str, Any] = {
+    "categorical": Categorical(4),
+    "multi categorical": MultiCategorical([3, 2, 4]),
+    "bernoulli": Bernoulli(3),
+    "tuple": Product([Categorical(3), Bernoulli(2)]),
+    "dict": NESTED,
+    "table of switches": Shaped(Bernoulli(4), (2, 2)),
+    "table of choices": Shaped(MultiCategorical([2, 3, 2, 2]), (2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_entropy_and_kl_are_sums_over_all_actions(name: str) -> None:
+    family = FINITE[name]
+    here, there = parameters(family, 0), parameters(family, 1)
+    logp, logq = table(family, here), table(family, there)
+    p = np.exp(logp)
+    np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-12)
+    np.testing.assert_allclose(family.entropy(here), -(p * logp).sum(-1), rtol=1e-12)
+    np.testing.assert_allclose(family.kl(here, there), (p * (logp - logq)).sum(-1), rtol=1e-11)
+    reverse = (np.exp(logq) * (logq - logp)).sum(-1)
+    assert np.abs(family.kl(here, there).numpy() - reverse).max() > 1e-2, "control: it has a direction"
+
+
+def test_log_probabilities_of_the_elementary_families() -> None:
+    logits = parameters(Categorical(4)).numpy()
+    np.testing.assert_allclose(np.exp(table(Categorical(4), tensor(logits))), softmax(logits), rtol=1e-12)
+    switches = parameters(Bernoulli(3)).numpy()
+    on = sigmoid(switches)
+    wanted = [
+        np.prod([on[:, i] if bit else 1 - on[:, i] for i, bit in enumerate(bits)], axis=0)
+        for bits in itertools.product((0, 1), repeat=3)
+    ]
+    np.testing.assert_allclose(
+        np.exp(table(Bernoulli(3), tensor(switches))), np.stack(wanted, -1), rtol=1e-12
+    )
+
+
+def test_the_parts_of_a_product_take_their_parameters_in_turn() -> None:
+    members = parameters(NESTED).numpy()
+    say, more, on, then, last = np.split(members, [2, 5, 7, 9], axis=-1)
+    for action in everything(NESTED):
+        wanted = softmax(say)[:, action["say"][0]] * softmax(more)[:, action["say"][1]]
+        wanted *= softmax(then)[:, action["then"][0]] * softmax(last)[:, action["then"][1]]
+        for i, bit in enumerate(action["on"]):
+            wanted *= sigmoid(on[:, i]) if bit else 1 - sigmoid(on[:, i])
+        got = NESTED.log_prob(tensor(members), in_every_row(action)).exp()
+        np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_draws_are_as_frequent_as_they_are_likely(name: str) -> None:
+    family, count = FINITE[name], 20_000
+    member = parameters(family)[:1]
+    drawn, logp = family.sample(member.expand(count, -1), torch.Generator().manual_seed(3))
+    torch.testing.assert_close(logp, family.log_prob(member.expand(count, -1), drawn))
+    seen = tree.map_structure(lambda x: x.numpy(), drawn)
+    for action, chance in zip(
+        everything(family), np.exp(table(family, member.expand(ROWS, -1))[0]), strict=True
+    ):
+        same = np.ones(count, bool)
+        for got, wanted in zip(tree.flatten(seen), tree.flatten(action), strict=True):
+            same &= (got == wanted).reshape(count, -1).all(-1)
+        assert abs(same.mean() - chance) < 5 * math.sqrt(chance * (1 - chance) / count) + 1e-12
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_the_mode_is_the_likeliest_action(name: str) -> None:
+    family = FINITE[name]
+    members = parameters(family)
+    mode, logp = family.mode(members)
+    torch.testing.assert_close(logp, tensor(table(family, members).max(-1)))
+    torch.testing.assert_close(logp, family.log_prob(members, mode))
+
+
+@pytest.mark.parametrize("name", [n for n, f in FINITE.items() if f.mask_size])
+def test_a_mask_leaves_what_it_allows_in_proportion(name: str) -> None:
+    """The masked member is the conditional distribution; masks lie one after another as the parts do."""
+    family = FINITE[name]
+    members = parameters(family)
+    mask = np.random.default_rng(0).random((ROWS, family.mask_size)) < 0.6
+    sizes = options(family)
+    starts = np.cumsum([0, *sizes[:-1]])
+    mask[:, starts] = True
+    p = np.exp(table(family, members))
+    allowed = np.stack([mask[:, starts + chosen(family, a)].all(-1) for a in everything(family)], axis=-1)
+    assert not allowed.all()
+    conditional = np.where(allowed, p, 0) / np.where(allowed, p, 0).sum(-1, keepdims=True)
+    got = np.exp(table(family, family.masked(members, tensor(mask))))
+    np.testing.assert_allclose(got, conditional, rtol=1e-12, atol=1e-300)
+    drawn, _ = family.sample(family.masked(members, tensor(mask)), torch.Generator().manual_seed(0))
+    for row in range(ROWS):
+        one = tree.map_structure(lambda x, row=row: x[row].numpy(), drawn)
+        assert mask[row, starts + chosen(family, one)].all()
+
+
+def options(family: Any) -> list[int]:
+    if isinstance(family, Categorical):
+        return [family.n]
+    if isinstance(family, Shaped):
+        return options(family.vectors)
+    return [n for part in getattr(family, "parts", []) for n in options(part)]
+
+
+def chosen(family: Any, action: Any) -> np.ndarray:
+    """Which option each of `options` took."""
+    if isinstance(family, Bernoulli):
+        return np.zeros(0, int)
+    if isinstance(family, (Categorical, MultiCategorical, Shaped)):
+        return np.asarray(action).reshape(-1)
+    parts = list(action) if family._keys is None else [action[key] for key in family._keys]
+    return np.concatenate([chosen(f, a) for f, a in zip(family.parts, parts, strict=True)])
+
+
+def test_masked_entropy_and_kl_are_finite_and_exact() -> None:
+    family = Categorical(4)
+    mask = tensor([[True, False, True, False]] * ROWS)
+    here, there = (family.masked(parameters(family, seed), mask) for seed in (0, 1))
+    p, q = softmax(here[:, [0, 2]].numpy()), softmax(there[:, [0, 2]].numpy())
+    np.testing.assert_allclose(family.entropy(here), -(p * np.log(p)).sum(-1), rtol=1e-12)
+    np.testing.assert_allclose(family.kl(here, there), (p * np.log(p / q)).sum(-1), rtol=1e-11)
+    assert (here == MASKED_LOGIT).sum() == 2 * ROWS
+
+
+DIM = 3
+
+
+def gaussian(seed: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    mean, log_std = rng.normal(size=(ROWS, DIM)), 0.4 * rng.normal(size=(ROWS, DIM)) - 0.5
+    return tensor(np.concatenate([mean, log_std], -1)), mean, np.exp(log_std)
+
+
+def integral(f: Callable[[float], float], low: float = -np.inf, high: float = np.inf) -> float:
+    return integrate.quad(f, low, high, epsabs=1e-12, epsrel=1e-12, limit=500)[0]
+
+
+def test_the_gaussian_is_scipys() -> None:
+    members, mean, std = gaussian(0)
+    others, mean2, std2 = gaussian(1)
+    family, action = Gaussian(DIM), np.random.default_rng(2).normal(size=(ROWS, DIM))
+    wanted = stats.norm.logpdf(action, mean, std).sum(-1)
+    np.testing.assert_allclose(family.log_prob(members, tensor(action)), wanted, rtol=1e-12)
+    np.testing.assert_allclose(family.entropy(members), stats.norm.entropy(mean, std).sum(-1), rtol=1e-12)
+    for row in range(ROWS):
+        kl = 0.0
+        for d in range(DIM):
+            here, there = stats.norm(mean[row, d], std[row, d]), stats.norm(mean2[row, d], std2[row, d])
+            kl += integral(
+                lambda x, here=here, there=there: here.pdf(x) * (here.logpdf(x) - there.logpdf(x)), -15, 15
+            )
+        np.testing.assert_allclose(family.kl(members, others)[row], kl, rtol=1e-8)
+
+
+def squashed_logpdf(y: float, mean: float, std: float) -> float:
+    """By the change of variables, in scipy's terms."""
+    return float(stats.norm.logpdf(np.arctanh(y), mean, std) - np.log1p(-(y**2)))
+
+
+def test_the_squashed_gaussian_is_a_density_with_that_entropy() -> None:
+    members, mean, std = gaussian(0)
+    family, action = SquashedGaussian(DIM), np.random.default_rng(2).uniform(-0.95, 0.95, (ROWS, DIM))
+    logp = family.log_prob(members, tensor(action))
+    for row in range(ROWS):
+        wanted = sum(squashed_logpdf(action[row, d], mean[row, d], std[row, d]) for d in range(DIM))
+        np.testing.assert_allclose(logp[row], wanted, rtol=1e-10)
+        entropy = 0.0
+        for d in range(DIM):
+
+            def information(y: float, row: int = row, d: int = d) -> float:
+                log_density = squashed_logpdf(y, mean[row, d], std[row, d])
+                return -math.exp(log_density) * log_density
+
+            entropy += integral(information, -1, 1)
+        np.testing.assert_allclose(family.entropy(members)[row], entropy, rtol=1e-5)
+    plain = Gaussian(DIM).entropy(members)
+    assert (plain - family.entropy(members)).min() > 0.1, "control: squashing takes entropy away"
+
+
+def test_squashed_draws_lie_within_the_bounds_and_have_their_density() -> None:
+    members = gaussian(0)[0]
+    members[:, :DIM] *= 20  # far out, where tanh is 1 in floating point
+    family = SquashedGaussian(DIM)
+    for drawn, logp in (family.sample(members, torch.Generator().manual_seed(0)), family.mode(members)):
+        assert (drawn.abs() < 1).all()
+        assert logp.isfinite().all()
+        torch.testing.assert_close(logp, family.log_prob(members, drawn))
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (2, 3)])
+def test_a_table_of_numbers_is_a_vector_in_another_shape(shape: tuple[int, ...]) -> None:
+    size = math.prod(shape)
+    family, vectors = Shaped(Gaussian(size), shape), Gaussian(size)
+    members = parameters(family)
+    drawn, logp = family.sample(members, torch.Generator().manual_seed(1))
+    flat, flat_logp = vectors.sample(members, torch.Generator().manual_seed(1))
+    assert drawn.shape == (ROWS, *shape)
+    assert torch.equal(drawn.reshape(ROWS, size), flat)
+    assert torch.equal(logp, flat_logp)
+    torch.testing.assert_close(family.log_prob(members, drawn), logp)
+    in_time = family.log_prob(members.view(1, ROWS, -1), drawn.view(1, ROWS, *shape))
+    torch.testing.assert_close(in_time, logp[None])
