@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,18 @@ AGENTS = {
     "mpe_spread": 3,
     "mpe_spread_continuous": 3,
     "mpe_speaker_listener": 2,
+    "smax_3m": 3,
+    "rware_tiny_2ag": 2,
+    "lbf": 2,
+    "job_shop": 5,
 }
 
 
 def test_both_algorithms_have_their_examples() -> None:
     tasks = {"halfcheetah_2x3", "ant_4x2", "walker2d_2x3", "hopper_3x1"}
     wanted = {f"{run}/mamujoco_{task}.yaml" for run in ("happo", "mappo") for task in tasks}
-    wanted |= {f"{run}/mpe_spread.yaml" for run in ("happo", "mappo")}
+    for task in ("mpe_spread", "smax_3m", "rware_tiny_2ag", "lbf", "job_shop"):
+        wanted |= {f"{run}/{task}.yaml" for run in ("happo", "mappo")}
     assert wanted <= set(FILES)
 
 
@@ -51,6 +57,8 @@ def test_the_file_says_what_it_needs_and_when_it_stops(file: str) -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_the_example_trains(ray_cluster: Any, file: str) -> None:
     """One iteration on a tiny batch, in this process; everything else as the file says."""
+    if "smax" in file and find_spec("jaxmarl") is None:
+        pytest.skip("needs rllib-haml[smax]")
     (experiment,) = load_experiments(EXAMPLES / file)
     config: Any = experiment.config.copy(copy_frozen=False)
     batch = config.train_batch_size_per_learner
