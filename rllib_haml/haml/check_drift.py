@@ -18,7 +18,7 @@ from rllib_haml.haml.families import (
 )
 from rllib_haml.haml.flat import flat_gradient
 from rllib_haml.haml.integrate import nodes
-from rllib_haml.haml.products import MultiCategorical, Product
+from rllib_haml.haml.products import MultiCategorical, Product, Shaped
 from rllib_haml.haml.rows import generator
 
 FAMILIES: tuple[ActionFamily, ...] = (
@@ -157,6 +157,8 @@ def _expectation(
 
 def _mask(family: ActionFamily, random: torch.Generator) -> Tensor:
     """(AGENTS, mask_size) that leaves at least one choice of each part."""
+    if isinstance(family, Shaped):
+        return _mask(family.vectors, random)
     if isinstance(family, Product):
         return torch.cat([_mask(part, random) for part in family.parts], dim=-1)
     allowed = torch.rand(AGENTS, family.mask_size, generator=random) < 0.6

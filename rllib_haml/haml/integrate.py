@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rllib_haml.haml.families import Action, Bernoulli, Categorical, Drawn, Gaussian, SquashedGaussian
-from rllib_haml.haml.products import Product
+from rllib_haml.haml.products import Product, Shaped
 
 
 @singledispatch
@@ -67,6 +67,12 @@ def _(family: Product, parameters: Tensor) -> Drawn:
     parts = [nodes(part, p) for part, p in zip(family.parts, family.split(parameters), strict=True)]
     choice = _grid([torch.arange(w.shape[-1], device=w.device) for _, w in parts]).unbind(-1)
     return family.together([(_picked(a, i), w[:, i]) for (a, w), i in zip(parts, choice, strict=True)])
+
+
+@nodes.register
+def _(family: Shaped, parameters: Tensor) -> Drawn:
+    actions, log_weights = nodes(family.vectors, parameters)
+    return actions.reshape(*log_weights.shape, *family.shape), log_weights
 
 
 def _grid(axes: list[Tensor]) -> Tensor:

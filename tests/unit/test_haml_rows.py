@@ -24,14 +24,12 @@ from haml_policies import (
 from torch import Tensor
 
 from rllib_haml.haml import (
-    Categorical,
     ClipDrift,
     Evaluation,
     Everywhere,
     FixedOrder,
     JointRows,
     MirrorStep,
-    Move,
     NoDrift,
     Player,
     Policy,
@@ -218,33 +216,6 @@ def test_mean_of_nothing_is_zero() -> None:
 
 
 # --- the objective ------------------------------------------------------------------------------------
-
-
-def moved(ratio: Tensor, m: Tensor) -> Move:
-    """A move to `ratio`; half of M is the advantage, the rest the compound ratio."""
-    none = torch.empty(*ratio.shape, 0)
-    return Move(ratio, torch.full_like(m, 2.0), m / 2, Categorical(0), none, none)
-
-
-@pytest.mark.parametrize("m", [-2.0, -0.3, 0.0, 0.3, 2.0])
-def test_clip_drift(m: float) -> None:
-    """Non-negative; 0 with no gradient at ratio 1; and r M − D = min(r M, clip(r) M), which is not r M."""
-    ratio = np.linspace(0.2, 2.4, 45)
-    drift = ClipDrift(0.25)(moved(torch.tensor(ratio)[None], torch.full((45,), m, dtype=torch.float64)))[0]
-    clipped = np.minimum(ratio * m, np.clip(ratio, 0.75, 1.25) * m)
-    assert apart(ratio * m - drift.numpy(), clipped) < 1e-12
-    assert drift.min() >= 0
-    assert (drift.max() > 0.01) == (m != 0)
-    present = torch.ones(1, 1, dtype=torch.float64, requires_grad=True)
-    value = ClipDrift(0.25)(moved(present, torch.tensor([m], dtype=torch.float64)))
-    value.sum().backward()
-    assert present.grad is not None
-    assert value.item() == present.grad.item() == 0
-
-
-def test_no_drift() -> None:
-    """0 of the ratio's shape."""
-    assert torch.equal(NoDrift()(moved(torch.rand(2, 3), torch.rand(3))), torch.zeros(2, 3))
 
 
 def objective_loop(
