@@ -25,7 +25,7 @@ from ray.rllib.utils.typing import StateDict
 
 from rllib_haml.algorithms.haml_config import HAMLConfig
 from rllib_haml.envs.registry import resolve_env
-from rllib_haml.sampling.fragment import JointTrainingData, in_batch_order
+from rllib_haml.sampling.fragment import JointTrainingData, in_batch_order, reunited
 from rllib_haml.sampling.parallel import sample_fragments
 from rllib_haml.sampling.team_returns import TeamReturns
 
@@ -94,7 +94,7 @@ class HAML(PPO):
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
             results = self.learner_group.update(
-                training_data=JointTrainingData(episodes=in_batch_order(fragments)),
+                training_data=JointTrainingData(episodes=in_batch_order(reunited(fragments))),
                 timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps},
             )
             self.metrics.aggregate(results, key=LEARNER_RESULTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +22,15 @@ from rllib_haml.sampling.fragment import AgentID, JointFragment
 from rllib_haml.sampling.metrics import rewards_of
 from rllib_haml.sampling.team import Team, TeamReward
 
-ACTIVE, STATE, LAST, TERMINATED, ROW, ANY_ACTIVE = (
+ACTIVE, STATE, LAST, TERMINATED, ROW, ANY_ACTIVE, EPISODE, ENV_T = (
     "active",
     "state",
     "last",
     "terminated",
     "row",
     "any_active",
+    "episode",
+    "env_t",
 )
 
 
@@ -35,9 +38,11 @@ class JointBatchConnector(ConnectorV2):
     """Turns JointFragments into aligned columns per module, on the learner's device.
 
     Under each policy with K agents, S rows: `obs`, `actions`, `action_logp`, `active` (and `action_mask`)
-    of shape (S, K, ...). Row r is the same joint step under every policy. Under `critic`, each fragment's
-    T rows followed by one for the state after them, S + F rows in all: `state`, `reward`, `terminated`,
-    `any_active`, `row` (its place in the global batch) and `last`, which marks those F rows.
+    of shape (S, K, ...); of a recurrent one also `state_in`, its state before each fragment, (F, K, ...).
+    Row r is the same joint step under every policy. Under `critic`, each fragment's T rows followed by one
+    for the state after them, S + F rows in all: `state`, `reward`, `terminated`, `any_active`, `row` (its
+    place in the global batch) and `last`, which marks those F rows; of each fragment (F,) `episode`, a
+    number that stands for it, and `env_t`, its first step's.
 
     Args:
         team: Who plays.
@@ -83,6 +88,9 @@ class JointBatchConnector(ConnectorV2):
         if sizes:
             masks = [[_mask(f, a, *sizes) for a in agents] for f in fragments]
             columns[ACTION_MASK] = self._stack(masks, None)
+        if any(first in f.actor_state for f in fragments):
+            states = [[_one_row(f.actor_state[a]) for a in agents] for f in fragments]
+            columns[Columns.STATE_IN] = self._stack(states, None)
         return columns
 
     def _critic_columns(self, fragments: Sequence[JointFragment]) -> dict[str, Tensor]:
@@ -104,6 +112,10 @@ class JointBatchConnector(ConnectorV2):
             LAST: torch.as_tensor(
                 np.concatenate([np.zeros(0, bool), *(_at_end(n + 1, True) for n in lengths)])
             ).to(self._device),
+            EPISODE: torch.tensor([_digest(f.episode_id) for f in fragments], dtype=torch.int64).to(
+                self._device
+            ),
+            ENV_T: torch.tensor([f.env_t for f in fragments], dtype=torch.int64).to(self._device),
         }
 
     def _states(self, fragments: Sequence[JointFragment]) -> Tensor:
@@ -147,6 +159,15 @@ def _mask(fragment: JointFragment, agent: AgentID, size: int) -> np.ndarray:
     return np.ones((len(fragment), size), bool) if mask is None else mask[:-1]
 
 
+def _one_row(state: Any) -> Any:
+    return tree.map_structure(lambda x: x[None], state)
+
+
+def _digest(episode_id: str) -> int:
+    """The episode as a number that learners can exchange."""
+    return int.from_bytes(hashlib.blake2b(episode_id.encode(), digest_size=8).digest(), "little") >> 1
+
+
 def _at_end(length: int, value: bool) -> np.ndarray:
     flags = np.zeros(length, bool)
     flags[-1:] = value
@@ -171,6 +192,7 @@ class JointBatch:
         states: (S + F, D), every fragment's states in order.
         last: (S + F,) bool: the F states in which no step was recorded.
         reward, terminated, any_active, row: (S,).
+        episode, env_t: (F,) of each fragment: a number for its episode, and its first step's there.
     """
 
     policies: dict[str, dict[str, Any]]
@@ -180,6 +202,8 @@ class JointBatch:
     terminated: Tensor
     any_active: Tensor
     row: Tensor
+    episode: Tensor
+    env_t: Tensor
 
     @classmethod
     def of(cls, columns: dict[str, dict[str, Any]]) -> JointBatch:
@@ -194,6 +218,8 @@ class JointBatch:
             critic[TERMINATED][steps],
             critic[ANY_ACTIVE][steps],
             critic[ROW][steps],
+            critic[EPISODE],
+            critic[ENV_T],
         )
 
     def columns_by_fragment(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,3 +254,15 @@ class JointBatch:
         """(F,) joint steps of each fragment."""
         ends = self.last.nonzero().squeeze(-1)
         return torch.diff(ends, prepend=ends.new_full((1,), -1)) - 1
+
+    @property
+    def fragment(self) -> Tensor:
+        """(S + F,) the fragment of each state."""
+        return self.last.cumsum(0) - self.last.long()
+
+    def unit_begins(self, max_seq_len: int) -> Tensor:
+        """(S + F,) bool: a unit begins every `max_seq_len` steps, and with a fragment's last state."""
+        rows = self.lengths + 1
+        starts = rows.cumsum(0) - rows
+        t = torch.arange(len(self.last), device=self.last.device) - starts[self.fragment]
+        return (t % max_seq_len == 0) | self.last

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rllib_haml.haml.families import Family
 from rllib_haml.haml.sweep import Evaluation, Rows
-from rllib_haml.learners.batch import ACTIVE
+from rllib_haml.learners.batch import ACTIVE, JointBatch
+from rllib_haml.learners.sequences import Sequences
 from rllib_haml.modules.actor import ACTION_MASK
 from rllib_haml.modules.distributions import FamilyDistribution, RLlibFamily
 
@@ -60,4 +61,62 @@ class ModulePolicy:
         def by_agent(x: Tensor) -> Tensor:
             return x.view(count, agents, *x.shape[1:]).transpose(0, 1)
 
+        return Evaluation(by_agent(logp), by_agent(entropy), by_agent(parameters))
+
+
+class RecurrentPolicy(ModulePolicy):
+    """The same of a module that remembers: it reads every fragment from the state that the sampler had there.
+
+    Without gradients the states are those of the present weights throughout. With gradients, sequences of
+    `max_seq_len` joint steps begin with the states that the weights before the update have there, and
+    backpropagation ends there. Both agree where the weights are still these.
+
+    Args:
+        joint: Where the fragments begin.
+        max_seq_len: Joint steps of a sequence.
+    """
+
+    def __init__(
+        self, *args: Any, joint: JointBatch, max_seq_len: int, columns: dict[str, Any], **kwargs: Any
+    ):
+        super().__init__(*args, columns=columns, **kwargs)
+        steps = ~joint.last
+        self._unit = joint.unit_begins(max_seq_len)[steps].cumsum(0) - 1
+        self._sequences = Sequences.of(joint.fragment[steps], self._unit, self.active.T)
+        self._first = self._state_before_fragments(columns)
+        self._before = self._unrolled()
+
+    def _state_before_fragments(self, columns: dict[str, Any]) -> Any:
+        """Tree of (F · K, ...)."""
+        if Columns.STATE_IN in columns:
+            return tree.map_structure(lambda x: x.flatten(0, 1), columns[Columns.STATE_IN])
+        if len(self._unit):
+            raise ValueError(
+                f"{type(self._module).__name__} remembers, but the fragments do not hold its states."
+            )
+        initial = self._module.get_initial_state()
+        return tree.map_structure(lambda x: self.behaviour_logp.new_zeros(0, *x.shape), initial)
+
+    def _unrolled(self) -> Any:
+        """The state before each sequence under the present weights, (B, ...)."""
+        return self._sequences.states(
+            lambda part, before: self._forward(part, before)[Columns.STATE_OUT], self._first
+        )
+
+    def _forward(self, part: Sequences, before: Any) -> dict[str, Any]:
+        return self._module.forward_train(part.gather(self._inputs) | {Columns.STATE_IN: before})
+
+    def evaluate(self, rows: Rows) -> Evaluation:
+        """All agents' sequences in one batch; in rows without action zeros."""
+        before = self._before if torch.is_grad_enabled() else self._unrolled()
+        chosen = self._sequences.within(self._unit[rows])
+        part = self._sequences[chosen]
+        out = self._forward(part, tree.map_structure(lambda x: x[chosen], before))
+        parameters = out[Columns.ACTION_DIST_INPUTS][part.valid]
+        actions = tree.map_structure(lambda x: x[part.entries()], self._actions)
+
+        def by_agent(x: Tensor) -> Tensor:
+            return part.scatter(x, len(self._unit), len(self.active))[:, rows]
+
+        logp, entropy = self.family.log_prob(parameters, actions), self.family.entropy(parameters)
         return Evaluation(by_agent(logp), by_agent(entropy), by_agent(parameters))

@@ -21,12 +21,15 @@ from rllib_haml.learners import diagnostics
 from rllib_haml.learners.advantages import TeamAdvantage
 from rllib_haml.learners.batch import JointBatch
 from rllib_haml.learners.collectives import all_reduce, broadcast
-from rllib_haml.learners.module_policy import ModulePolicy
+from rllib_haml.learners.critic_memory import CriticMemory
+from rllib_haml.learners.module_policy import ModulePolicy, RecurrentPolicy
+from rllib_haml.learners.state_values import RecurrentStateValues, StateValues
 from rllib_haml.learners.value_fit import fit_critic
 from rllib_haml.modules.critic import CRITIC
+from rllib_haml.modules.model_config import ModelConfig
 
 logger = logging.getLogger("rllib_haml")
-SWEEP_SEED, DRIFTS = "sweep_seed", "drifts"
+SWEEP_SEED, DRIFTS, CRITIC_MEMORY = "sweep_seed", "drifts", "critic_memory"
 # Behaviour and learner evaluate the same weights; more than rounding between them is a defect.
 WARN_BEHAVIOUR_GAP = 1e-4
 
@@ -56,6 +59,9 @@ class OnPolicyTeamLearner(TorchLearner):
         self._sweep_seed = self._agree_on_seed()
         # Kept from update to update: some adapt.
         self._drifts = {name: self._make_drift(name) for name in self._policy_ids()}
+        self._max_seq_len = _max_seq_len(self.module)
+        initial = self.module[CRITIC].get_initial_state()
+        self._critic_memory = CriticMemory(initial) if initial else None
         self._entropy = {
             module_id: Scheduler(
                 fixed_value_or_schedule=self.config.get_config_for_module(module_id).entropy_coeff,
@@ -111,9 +117,8 @@ class OnPolicyTeamLearner(TorchLearner):
     @override(TorchLearner)
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
         joint = JointBatch.of(batch)
-        total = int(all_reduce(torch.tensor(len(joint.row), device=self._device)))
-        rows = JointRows(joint.row, total, all_reduce=all_reduce)
-        normalised_values, advantage = self._estimate(joint, rows)
+        rows = self._rows(joint)
+        values, advantage = self._estimate(joint, rows)
         players = self._players(joint)
         config = self.config
         result = sweep(
@@ -127,7 +132,7 @@ class OnPolicyTeamLearner(TorchLearner):
         )
         self._adapt(players, result)
         losses = self._report_sweep(result, players, advantage)
-        losses[CRITIC] = self._fit_critic(joint, normalised_values, advantage)
+        losses[CRITIC] = self._fit_critic(values, advantage)
         return {}, losses, {}
 
     @override(TorchLearner)
@@ -135,20 +140,36 @@ class OnPolicyTeamLearner(TorchLearner):
         """Abstract in RLlib, whose own update would call it; here a policy's objective needs the sweep."""
         raise NotImplementedError("The sweep computes each policy's objective; override `_update` instead.")
 
+    def _rows(self, joint: JointBatch) -> JointRows:
+        """Where the local rows lie; if anyone remembers, in units that no minibatch tears apart."""
+        total = int(all_reduce(torch.tensor(len(joint.row), device=self._device)))
+        units = None
+        if self._max_seq_len is not None:
+            begins = joint.row.new_zeros(total)
+            begins[joint.row] = joint.unit_begins(self._max_seq_len)[~joint.last].long()
+            units = all_reduce(begins).cumsum(0) - 1
+        return JointRows(joint.row, total, all_reduce=all_reduce, units=units)
+
     @torch.no_grad()
-    def _estimate(self, joint: JointBatch, rows: JointRows) -> tuple[Tensor, TeamAdvantage]:
-        """V (S,) on the normaliser's scale, and the team's advantage."""
-        critic = self.module[CRITIC]
-        normalised = critic.normalised_values(joint.states.to(_dtype(critic)))
+    def _estimate(self, joint: JointBatch, rows: JointRows) -> tuple[StateValues, TeamAdvantage]:
+        """V, and the team's advantage."""
+        critic = self.module[CRITIC].unwrapped()
+        if self._critic_memory is None:
+            values = StateValues(critic, joint)
+        else:
+            assert self._max_seq_len is not None
+            first = self._critic_memory.recall(joint)
+            values = RecurrentStateValues(critic, joint, first, self._max_seq_len)
+            self._critic_memory.keep(joint, values.after_last_step(), rows)
         advantage = TeamAdvantage(
             joint,
             rows,
-            critic.denormalise(normalised),
+            critic.denormalise(values.before),
             self.config.gamma,
             self.config.lambda_,
             self.config.preceding_agent_correction,
         )
-        return normalised[~joint.last], advantage
+        return values, advantage
 
     def _players(self, joint: JointBatch) -> dict[str, Player]:
         """The policies that are trained, each with its drift and neighbourhood."""
@@ -161,8 +182,12 @@ class OnPolicyTeamLearner(TorchLearner):
             module = self.module[module_id].unwrapped()
             columns = {k: _match_dtype(v, _dtype(module)) for k, v in columns.items()}
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            policy: dict[str, Any] = {"columns": columns, "parameters": parameters, "optimizer": optimizer}
+            if module.is_stateful():
+                policy |= {"joint": joint, "max_seq_len": self._max_seq_len}
+            kind = RecurrentPolicy if module.is_stateful() else ModulePolicy
             players[module_id] = Player(
-                ModulePolicy(module, columns, parameters, optimizer),
+                kind(module, **policy),
                 self._drifts[module_id],
                 config.make_neighbourhood(),
                 float(self._entropy[module_id].get_current_value()),
@@ -178,17 +203,15 @@ class OnPolicyTeamLearner(TorchLearner):
                 kl = step.rows.mean(step.move(result.after[name]).kl(), step.player.policy.active)
                 drift.adapt(float(all_reduce(kl)))
 
-    def _fit_critic(self, joint: JointBatch, before: Tensor, advantage: TeamAdvantage) -> Tensor:
+    def _fit_critic(self, values: StateValues, advantage: TeamAdvantage) -> Tensor:
         """Returns the last loss."""
         report = fit_critic(
-            self.module[CRITIC].unwrapped(),
+            values,
             self.get_optimizer(CRITIC),
-            joint,
-            before,
             advantage.plain,
             advantage.rows,
             self.config.get_config_for_module(CRITIC),
-            (self._sweep_seed, self._weights_seq_no, len(joint.policies)),
+            (self._sweep_seed, self._weights_seq_no, len(values.joint.policies)),
         )
         self.metrics.log_dict(report, key=CRITIC, window=1)
         return report["vf_loss"]
@@ -228,12 +251,16 @@ class OnPolicyTeamLearner(TorchLearner):
     def get_state(self, *args: Any, **kwargs: Any) -> StateDict:
         drifts = {k: d.state_dict() for k, d in self._drifts.items() if isinstance(d, torch.nn.Module)}
         own = {SWEEP_SEED: self._sweep_seed, DRIFTS: convert_to_numpy(drifts)}
+        if self._critic_memory is not None:
+            own[CRITIC_MEMORY] = self._critic_memory.get_state()
         return {**super().get_state(*args, **kwargs), **own}
 
     @override(TorchLearner)
     def set_state(self, state: StateDict) -> None:
         super().set_state(state)
         self._sweep_seed = state.get(SWEEP_SEED, self._sweep_seed)
+        if self._critic_memory is not None and CRITIC_MEMORY in state:
+            self._critic_memory.set_state(state[CRITIC_MEMORY])
         for name, values in state.get(DRIFTS, {}).items():
             drift: Any = self._drifts[name]
             drift.load_state_dict({k: torch.as_tensor(v) for k, v in values.items()})
@@ -245,3 +272,22 @@ def _dtype(module: torch.nn.Module) -> torch.dtype:
 
 def _match_dtype(value: Any, dtype: torch.dtype) -> Any:
     return tree.map_structure(lambda x: x.to(dtype) if x.is_floating_point() else x, value)
+
+
+def _max_seq_len(modules: Any) -> int | None:
+    """The steps of truncated backpropagation that all recurrent modules have in common; None without any.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    default = ModelConfig.max_seq_len
+    lengths = {
+        n: m.unwrapped().model_config.get("max_seq_len", default)
+        for n, m in modules.items()
+        if m.is_stateful()
+    }
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"max_seq_len differs, {lengths}: minibatches hold the same sequences of all, give them one."
+        )
+    return next(iter(lengths.values()), None)

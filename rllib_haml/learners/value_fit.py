@@ -10,14 +10,12 @@ from torch import Tensor
 from rllib_haml.haml import JointRows
 from rllib_haml.haml.neighbourhood import descend
 from rllib_haml.learners import diagnostics
-from rllib_haml.learners.batch import JointBatch
+from rllib_haml.learners.state_values import StateValues
 
 
 def fit_critic(
-    critic: Any,
+    values: StateValues,
     optimizer: torch.optim.Optimizer,
-    joint: JointBatch,
-    before: Tensor,
     advantage: Tensor,
     rows: JointRows,
     config: Any,
@@ -26,7 +24,7 @@ def fit_critic(
     """Regresses V on Â + V, with its own epochs and minibatches.
 
     Args:
-        before: (S,) V before the update, on the normaliser's scale.
+        values: The critic on the batch's states.
         advantage: (S,) Â in units of the reward.
         config: The critic's: `critic_num_epochs`, `critic_minibatch_size`, `vf_clip_param`, ...
         key: What the minibatches depend on.
@@ -34,23 +32,25 @@ def fit_critic(
     Returns:
         `vf_loss`, `vf_explained_var` of the values before the update, and the last `grad_norm`.
     """
-    values = critic.denormalise(before)
-    returns = advantage + values
+    critic, joint = values.critic, values.joint
+    before = values.before[~joint.last]
+    expected = critic.denormalise(before)
+    returns = advantage + expected
     if critic.value_norm is not None:
         critic.value_norm.update(returns[joint.any_active], rows.all_reduce)
     target = critic.normalise(returns)
-    states = joint.states[~joint.last].to(before.dtype)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     loss = norm = torch.zeros((), device=before.device)
     for epoch in range(config.critic_num_epochs):
         for part in rows.minibatches(config.critic_minibatch_size, *key, epoch):
-            value = critic.normalised_values(states[part])
-            error = value_loss(value, before[part], target[part], config.vf_clip_param, config.huber_delta)
+            error = value_loss(
+                values.of_steps(part), before[part], target[part], config.vf_clip_param, config.huber_delta
+            )
             loss = rows.mean(config.vf_loss_coeff * error, joint.any_active[part], part)
             norm = descend(loss, parameters, optimizer, config.grad_clip, rows)
     return {
         "vf_loss": rows.all_reduce(loss.detach().clone()),
-        "vf_explained_var": diagnostics.explained_variance(returns, values, joint.any_active, rows),
+        "vf_explained_var": diagnostics.explained_variance(returns, expected, joint.any_active, rows),
         "grad_norm": norm,
     }
 

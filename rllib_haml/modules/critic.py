@@ -51,7 +51,6 @@ class Critic(TorchRLModule, InferenceOnlyAPI):
             head_gain=1.0,
         )
         self.network, self.memory, self.output = with_memory(self.network, config, 1.0)
-        self.max_seq_len = config.max_seq_len
         self.value_norm = ValueNorm() if use_value_norm else None
 
     def get_non_inference_attributes(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class JointFragment:
         source: (env runner, sub-environment).
         weights_seq_no: Version of the weights that sampled.
         first_row: First row's place in the global train batch; set by the driver.
+        actor_state: Of the agents with a recurrent policy: its state before the first row, a tree of arrays.
     """
 
     obs: dict[AgentID, Any]
@@ -53,6 +54,7 @@ class JointFragment:
     source: tuple[int, int]
     weights_seq_no: int
     first_row: int = 0
+    actor_state: dict[AgentID, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -68,11 +70,16 @@ class JointFragment:
             len_lookback_buffer: RLlib passes it; fragments have no lookback.
 
         Raises:
-            ValueError: If `rows` skips steps.
+            ValueError: If `rows` skips steps, or does not begin with the first although the policies have
+                states: those in between are not recorded.
         """
         start, stop, step = rows.indices(len(self))
         if step != 1:
             raise ValueError(f"A JointFragment is contiguous: got the slice {rows}.")
+        if start > 0 and self.actor_state:
+            raise ValueError(
+                f"The slice {rows} of a fragment with recurrent policies has no state to begin with."
+            )
         stop = max(stop, start)
         at_end = start < stop == len(self)
 
@@ -133,6 +140,19 @@ def joined(pieces: Sequence[JointFragment]) -> JointFragment:
         terminated=last.terminated,
         truncated=last.truncated,
     )
+
+
+def reunited(fragments: Sequence[JointFragment]) -> list[JointFragment]:
+    """Pieces of one episode that follow each other as one fragment; a batch may take several rounds."""
+    pieces: list[list[JointFragment]] = []
+    for fragment in sorted(fragments, key=lambda f: (f.episode_id, f.env_t)):
+        last = pieces[-1][-1] if pieces else fragment
+        follows = (last.episode_id, last.env_t + len(last)) == (fragment.episode_id, fragment.env_t)
+        if follows:
+            pieces[-1].append(fragment)
+        else:
+            pieces.append([fragment])
+    return [joined(piece) for piece in pieces]
 
 
 def in_batch_order(fragments: Sequence[JointFragment]) -> list[JointFragment]:

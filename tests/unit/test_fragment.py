@@ -12,7 +12,13 @@ import pytest
 import tree
 from fragments import MASKED, TEAM, assert_equal, make_fragment
 
-from rllib_haml.sampling.fragment import JointFragment, JointTrainingData, in_batch_order, joined
+from rllib_haml.sampling.fragment import (
+    JointFragment,
+    JointTrainingData,
+    in_batch_order,
+    joined,
+    reunited,
+)
 
 T = 9
 WHOLE = make_fragment(T, masked=MASKED, state=True, terminated=True, env_t=40, first_row=100)
@@ -56,6 +62,23 @@ def test_pieces_before_the_first_mask_are_joined_as_if_all_was_allowed() -> None
     first, second = dataclasses.replace(WHOLE[:4], action_mask={}), WHOLE[4:]
     for agent, mask in joined([first, second]).action_mask.items():
         np.testing.assert_array_equal(mask, [*np.ones((4, 3), bool), *second.action_mask[agent]])
+
+
+def test_pieces_that_a_batch_took_in_several_rounds_are_reunited() -> None:
+    whole, short, gap = make_fragment(11, 1), make_fragment(4, 2), make_fragment(9, 3)
+    pieces = [whole[6:], gap[5:], short, whole[:4], gap[:4], whole[4:6]]
+    found = {(f.episode_id, f.env_t): f for f in reunited(pieces)}
+    assert sorted(found) == [("e1", 0), ("e2", 0), ("e3", 0), ("e3", 5)]
+    assert_equal(found["e1", 0], whole)
+    assert_equal(found["e2", 0], short)
+    assert_equal(found["e3", 5], gap[5:])
+
+
+def test_recurrent_policies_states_begin_a_fragment_and_cannot_be_cut_out_of_it() -> None:
+    whole = make_fragment(5, actor_state={"zed": {"h": np.ones(3)}})
+    assert whole[:3].actor_state == whole.actor_state
+    with pytest.raises(ValueError, match="no state to begin with"):
+        whole[1:]
 
 
 @pytest.mark.parametrize("terminated", [True, False])

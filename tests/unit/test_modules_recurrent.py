@@ -30,11 +30,6 @@ def memory(kind: str, inputs: int = 5, size: int = 4) -> Memory:
     return made
 
 
-def weights(made: Memory) -> list[np.ndarray]:
-    first, second = made.input_gates, made.hidden_gates
-    return [p.detach().numpy() for p in (first.weight, second.weight, first.bias, second.bias)]
-
-
 def random_state(made: Memory, rows: int) -> dict[str, Tensor]:
     return {part: torch.randn(rows, made.size, dtype=torch.float64) for part in made.parts}
 
@@ -45,12 +40,12 @@ def test_a_memory_equals_its_cell_by_hand(kind: str) -> None:
     x, before = torch.randn(2, 7, 5, dtype=torch.float64), random_state(made, 2)
     out, after = made(x, before)
     for b in range(2):
-        state = {part: value[b].numpy() for part, value in before.items()}
+        state = {part: value[b] for part, value in before.items()}
         for t in range(7):
-            state = CELLS[kind](x[b, t].numpy(), state, *weights(made))
-            np.testing.assert_allclose(out[b, t].detach(), state["h"], rtol=1e-12)
+            state = CELLS[kind](made, x[b, t], state)
+            torch.testing.assert_close(out[b, t], state["h"], rtol=1e-12, atol=1e-14)
         for part, value in state.items():
-            np.testing.assert_allclose(after[part][b].detach(), value, rtol=1e-12)
+            torch.testing.assert_close(after[part][b], value, rtol=1e-12, atol=1e-14)
     other = made(x, {part: value + 1 for part, value in before.items()})[0]
     assert (out - other).abs().max() > 1e-2, "control: the state before matters"
 

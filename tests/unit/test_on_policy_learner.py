@@ -101,9 +101,9 @@ def test_advantages_are_the_teams_gae(learner: Any) -> None:
     with torch.no_grad():
         normalised = critic.normalised_values(joint.states).double().numpy()
     values = normalised * 6.0 + 3.0
-    before, estimated = learner._estimate(joint, whole(joint))
+    expected, estimated = learner._estimate(joint, whole(joint))
     advantage = estimated.plain
-    np.testing.assert_allclose(before, normalised[~joint.last.numpy()], rtol=1e-5)
+    np.testing.assert_allclose(expected.before, normalised, rtol=1e-5)
     np.testing.assert_allclose(
         advantage, naive_advantages(made, values, lambda f: f.terminated), rtol=1e-4, atol=1e-4
     )
@@ -114,8 +114,8 @@ def test_advantages_are_the_teams_gae(learner: Any) -> None:
 
 def test_a_learner_without_rows_has_no_advantages(learner: Any) -> None:
     joint = JointBatch.of(columns_of(learner, []))
-    before, advantage = learner._estimate(joint, whole(joint))
-    assert before.shape == advantage.plain.shape == advantage(torch.zeros(0)).shape == (0,)
+    values, advantage = learner._estimate(joint, whole(joint))
+    assert values.before.shape == advantage.plain.shape == advantage(torch.zeros(0)).shape == (0,)
 
 
 def test_advantages_are_normalised_over_rows_in_which_anyone_acted(learner: Any) -> None:
@@ -157,9 +157,9 @@ def test_value_targets_enter_the_normaliser_where_anyone_acted() -> None:
     made = fragments(learner.config.team, present=0.3)
     joint = JointBatch.of(columns_of(learner, made))
     assert not joint.any_active.all()
-    before, estimated = learner._estimate(joint, whole(joint))
-    advantage = estimated.plain
-    learner._fit_critic(joint, before, estimated)
+    values, estimated = learner._estimate(joint, whole(joint))
+    advantage, before = estimated.plain, values.before[~joint.last]
+    learner._fit_critic(values, estimated)
     scale = 0.1  # root of the variance floor: the unit of values before the first update
     returns = (advantage + scale * before)[joint.any_active].double().numpy()
     mean, variance = learner.module["critic"].value_norm.mean_var()
