@@ -96,6 +96,69 @@ def test_gae_refuses_unequal_shapes() -> None:
         gae(**inputs, gamma=GAMMA, lambda_=LAMBDA)
 
 
+# --- traces of the preceding agents -------------------------------------------------------------------
+
+
+def corrected(piece: Piece, trace: Array, lambda_power: int = 1) -> Array:
+    """A2PO's eq. 2, Σ_k γ^k (Π_{j=1…k} λ min(1, ratio_{t+j})) δ_{t+k}, as a double loop of products."""
+    length = len(piece.reward)
+    result = np.zeros(length)
+    for t in range(length):
+        for k in range(length - t):
+            step = t + k
+            bootstrap = 0.0 if piece.terminal and step == length - 1 else piece.value[step + 1]
+            delta = piece.reward[step] + GAMMA * bootstrap - piece.value[step]
+            product = 1.0
+            for j in range(1, k + 1):
+                product *= LAMBDA**lambda_power * trace[t + j]
+            result[t] += GAMMA**k * product * delta
+    return result
+
+
+def traces(padding: float) -> tuple[list[Array], Tensor]:
+    """min(1, ratio) of each piece, and the padded column tensor."""
+    rng = np.random.default_rng(1)
+    each = [np.minimum(1, rng.lognormal(0, 0.5, len(piece.reward))) for piece in pieces()]
+    column = np.full((max(map(len, each)), len(each)), padding)
+    for index, trace in enumerate(each):
+        column[: len(trace), index] = trace
+    return each, torch.tensor(column)
+
+
+def trace_error(expected: list[Array], padding: float = 0.0) -> float:
+    found = gae(**columns(pieces(), padding), gamma=GAMMA, lambda_=LAMBDA, trace=traces(padding)[1])
+    return max(apart(found[: len(e), column], e) for column, e in enumerate(expected))
+
+
+@pytest.mark.parametrize("padding", [0.0, 1e30, float("nan")])
+def test_traces_equal_loop(padding: float) -> None:
+    """Over terminations, time limits and cuts, whatever the padding holds."""
+    each, _ = traces(padding)
+    assert trace_error([corrected(p, c) for p, c in zip(pieces(), each, strict=True)], padding) < 1e-12
+
+
+def test_lambda_enters_a_trace_once() -> None:
+    """Control: with λ applied twice, or with the trace of the step before, the numbers are others."""
+    each, _ = traces(0.0)
+    twice = [corrected(p, c, lambda_power=2) for p, c in zip(pieces(), each, strict=True)]
+    shifted = [corrected(p, np.roll(c, 1)) for p, c in zip(pieces(), each, strict=True)]
+    untraced = [p.advantages() for p in pieces()]
+    assert min(map(trace_error, (twice, shifted, untraced))) > 1e-2
+
+
+def test_traces_of_ones_are_gae() -> None:
+    """Bit for bit, as is no trace at all; and a trace of another shape is refused."""
+    inputs = columns(pieces(), 0.0)
+    ones = torch.ones_like(inputs["reward"])
+    plain = gae(**inputs, gamma=GAMMA, lambda_=LAMBDA)
+    assert torch.equal(gae(**inputs, gamma=GAMMA, lambda_=LAMBDA, trace=ones), plain)
+    with pytest.raises(ValueError, match="one shape"):
+        gae(**inputs, gamma=GAMMA, lambda_=LAMBDA, trace=ones[:-1])
+
+
+# --- value normalisation ------------------------------------------------------------------------------
+
+
 def debiased(batches: list[Array], beta: float, floor: float) -> tuple[float, float]:
     """Mean and variance as explicit weighted sums over all batches."""
     count = len(batches)
