@@ -19,9 +19,9 @@ from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
 
 from rllib_haml.envs.registry import resolve_env
-from rllib_haml.learners.batch import JointBatchConnector, state_size
+from rllib_haml.learners.batch import JointBatchConnector, state_images, state_size
 from rllib_haml.modules.actor import Actor
-from rllib_haml.modules.critic import CRITIC, Critic
+from rllib_haml.modules.critic import CRITIC, IMAGES, Critic
 from rllib_haml.modules.encoders import flat_size
 from rllib_haml.modules.heads import make_head
 from rllib_haml.modules.model_config import ModelConfig
@@ -177,7 +177,7 @@ class TeamConfig(PPOConfig):
             action_space=gym.spaces.Discrete(1),
             learner_only=True,
             model_config={k: v for k, v in model_config.items() if k in known}
-            | {"use_value_norm": self.use_value_norm},
+            | {"use_value_norm": self.use_value_norm, IMAGES: state_images(self.team)},
         )
 
     @override(PPOConfig)

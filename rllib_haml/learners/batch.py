@@ -18,6 +18,7 @@ from torch import Tensor
 from rllib_haml.modules.actor import ACTION_MASK
 from rllib_haml.modules.critic import CRITIC
 from rllib_haml.modules.encoders import flat_size, flatten_rows
+from rllib_haml.modules.images import Image, find_images
 from rllib_haml.sampling.fragment import AgentID, JointFragment
 from rllib_haml.sampling.metrics import rewards_of
 from rllib_haml.sampling.team import Team, TeamReward
@@ -151,6 +152,18 @@ def state_size(team: Team) -> int:
     if team.state_space is not None:
         return flat_size(team.state_space)
     return sum(flat_size(space) + 1 for space in team.observation_spaces.values())
+
+
+def state_images(team: Team) -> list[Image]:
+    """The images in the critic's input."""
+    if team.state_space is not None:
+        return find_images(team.state_space)
+    images: list[Image] = []
+    start = 0
+    for agent in team.agents:
+        images += find_images(team.observation_spaces[agent], start)
+        start += flat_size(team.observation_spaces[agent]) + 1
+    return images
 
 
 def _mask(fragment: JointFragment, agent: AgentID, size: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rllib_haml.modules.distributions import distribution_class
 from rllib_haml.modules.encoders import flat_size, flatten_rows, mlp
 from rllib_haml.modules.heads import make_head
+from rllib_haml.modules.images import find_images, image_layers
 from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.recurrent import Memory, with_memory
 from rllib_haml.modules.state import load_exactly
@@ -22,6 +23,8 @@ ACTION_MASK = "action_mask"
 
 class Actor(TorchRLModule):
     """An MLP from the agent's own observation to its action distribution; no value branch.
+
+    Images in the observation go through convolutions before it (`ImageEncoder`).
 
     `model_config` holds the keys of `ModelConfig`. With `use_lstm` or `use_gru` it remembers, and follows
     RLlib's protocol of such modules: observations (B, T, ...) and the state before them under `state_in`,
@@ -35,8 +38,11 @@ class Actor(TorchRLModule):
         config = ModelConfig.from_dict(self.model_config)
         self.head = make_head(self.action_space, config)
         self.action_dist_cls = distribution_class(self.head.family)
-        self.network = mlp(
-            flat_size(self.observation_space),
+        eyes, width = image_layers(
+            flat_size(self.observation_space), find_images(self.observation_space), config
+        )
+        layers = mlp(
+            width,
             config.fcnet_hiddens,
             self.head.size,
             activation=config.fcnet_activation,
@@ -45,7 +51,9 @@ class Actor(TorchRLModule):
             orthogonal_init=config.orthogonal_init,
             head_gain=config.head_gain,
         )
-        self.network, self.memory, self.output = with_memory(self.network, config, config.head_gain)
+        self.network, self.memory, self.output = with_memory(
+            nn.Sequential(*eyes, *layers), config, config.head_gain
+        )
 
     def get_initial_state(self) -> dict[str, Tensor]:
         return {} if self.memory is None else self.memory.initial_state()

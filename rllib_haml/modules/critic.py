@@ -8,15 +8,17 @@ from typing import Any
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from rllib_haml.haml import ValueNorm
 from rllib_haml.modules.encoders import flat_size, mlp
+from rllib_haml.modules.images import image_layers
 from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.recurrent import State, with_memory
 from rllib_haml.modules.state import load_exactly
 
 CRITIC = "critic"
+IMAGES = "images"
 
 
 class Critic(TorchRLModule, InferenceOnlyAPI):
@@ -24,7 +26,7 @@ class Critic(TorchRLModule, InferenceOnlyAPI):
 
     The network predicts normalised values; the normaliser's statistics are buffers of this module, so
     that they travel with its checkpoint. `use_value_norm: False` in `model_config` leaves values as they
-    are. The other keys are those of `ModelConfig`.
+    are; `images` tells where in the states images lie. The other keys are those of `ModelConfig`.
     """
 
     value_norm: ValueNorm | None
@@ -36,12 +38,14 @@ class Critic(TorchRLModule, InferenceOnlyAPI):
     def setup(self) -> None:
         values = dict(self.model_config)
         use_value_norm = values.pop("use_value_norm", True)
+        images = values.pop(IMAGES, ())
         config = ModelConfig.from_dict(values)
         if not config.critic_is_recurrent:
             config = replace(config, use_lstm=False, use_gru=False)
         hiddens = config.critic_fcnet_hiddens
-        self.network = mlp(
-            flat_size(self.observation_space),
+        eyes, width = image_layers(flat_size(self.observation_space), images, config)
+        layers = mlp(
+            width,
             config.fcnet_hiddens if hiddens is None else hiddens,
             1,
             activation=config.fcnet_activation,
@@ -50,7 +54,7 @@ class Critic(TorchRLModule, InferenceOnlyAPI):
             orthogonal_init=config.orthogonal_init,
             head_gain=1.0,
         )
-        self.network, self.memory, self.output = with_memory(self.network, config, 1.0)
+        self.network, self.memory, self.output = with_memory(nn.Sequential(*eyes, *layers), config, 1.0)
         self.value_norm = ValueNorm() if use_value_norm else None
 
     def get_non_inference_attributes(self) -> list[str]:

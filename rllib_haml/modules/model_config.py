@@ -23,6 +23,10 @@ class ModelConfig:
             max_std · sigmoid(log_std); `exp`: exp(log_std).
         max_std: Upper bound of `bounded`, on the policy's scale [-1, 1].
         initial_std: Standard deviation at the start.
+        conv_filters: Layers [channels, kernel, stride] that read images (boxes of rank 3, channels last;
+            bytes are scaled to [0, 1]); kernel and stride are a number or a pair. None: 16, 32, then 64
+            channels, each layer halving the image, until no side is longer than 6. []: images are
+            flattened. The critic reads those of the state, or of the joint observation, likewise.
         squash_actions: Gaussian actions go through tanh, so that no probability lies beyond the bounds.
         critic_fcnet_hiddens: Widths of the critic; None takes `fcnet_hiddens`.
         use_lstm: An LSTM after the hidden layers, for policies that must remember.
@@ -43,6 +47,7 @@ class ModelConfig:
     std_parametrisation: Literal["bounded", "exp"] = "bounded"
     max_std: float = 0.5
     initial_std: float = 0.3655
+    conv_filters: list[list[int | list[int]]] | None = None
     squash_actions: bool = False
     critic_fcnet_hiddens: list[int] | None = None
     use_lstm: bool = False
@@ -56,6 +61,9 @@ class ModelConfig:
         return self.use_lstm or self.use_gru
 
     def __post_init__(self):
+        for layer in self.conv_filters or []:
+            if len(layer) != 3:
+                raise ValueError(f"conv_filters has a layer {layer!r}: expected [channels, kernel, stride].")
         if self.use_lstm and self.use_gru:
             raise ValueError("use_lstm and use_gru are both set: choose one of them.")
         for key in ("lstm_cell_size", "max_seq_len"):

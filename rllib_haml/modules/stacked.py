@@ -15,6 +15,7 @@ from rllib_haml.haml.families import LOG_2PI, Gaussian
 from rllib_haml.modules.actor import ACTION_MASK, Actor
 from rllib_haml.modules.encoders import flat_size, flatten_rows
 from rllib_haml.modules.heads import GaussianHead, Head, LogitsHead
+from rllib_haml.modules.images import ImageEncoder
 
 AgentID = Hashable
 Layer = Callable[[Tensor], Tensor]
@@ -111,7 +112,10 @@ class StackedActors:
 
 def architecture(actor: Actor) -> Hashable:
     """Equal for actors that can be stacked; only the lengths of their observations may differ."""
-    layers = tuple((type(layer), getattr(layer, "out_features", None)) for layer in actor.network)
+    layers = tuple(
+        (type(layer), getattr(layer, "out_features", None), getattr(layer, "layout", None))
+        for layer in actor.network
+    )
     masked = ACTION_MASK in getattr(actor.observation_space, "spaces", {})
     columns = -(-flat_size(actor.observation_space) // PADDED_COLUMNS)
     return str(actor.head.family), layers, columns, masked
@@ -136,6 +140,8 @@ def stack_layers(networks: Sequence[nn.Sequential]) -> list[Layer]:
                 weight = weight * scale[:, None]
                 scale = shift = None
             stacked.append(_linear(weight.mT.contiguous(), bias))
+        elif isinstance(first, ImageEncoder):
+            stacked.append(_each_its_own(layers))
         else:
             stacked.append(torch.relu_ if isinstance(first, nn.ReLU) else first)
     return stacked
@@ -177,6 +183,10 @@ def _normalise_padded(ones: Sequence[Tensor], eps: float) -> Layer:
         return centred.mul_(variance.add_(eps).rsqrt_())
 
     return normalise
+
+
+def _each_its_own(layers: Sequence[nn.Module]) -> Layer:
+    return lambda x: torch.stack([layer(rows) for layer, rows in zip(layers, x, strict=True)])
 
 
 def _linear(weight: Tensor, bias: Tensor) -> Layer:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.tune.registry import register_env
 from spaces_env import ACTIONS, SpacesEnv, choices
@@ -136,3 +138,28 @@ def test_one_forbidden_choice_among_several_is_enough() -> None:
     several = np.array([[1, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]], bool)
     assert check.forbid_everything("multi discrete", several).tolist() == [True, False, True]
     assert check.forbid_everything("tuple", several[:, :3]).tolist() == [False, False, True]
+
+
+IMAGE = spaces.Box(0, 255, (9, 7, 3), np.uint8)
+SCENE = spaces.Dict(
+    {"picture": IMAGE, "speed": spaces.Box(-1, 1, (2,), np.float32), "gear": spaces.Discrete(3)}
+)
+
+
+@pytest.mark.parametrize("stock", [False, True], ids=["fast", "stock"])
+@pytest.mark.parametrize("seen", [IMAGE, SCENE], ids=["image", "beside others"])
+def test_a_team_that_sees_images_trains(
+    ray_cluster: Any, seen: spaces.Space, stock: bool, tmp_path: Any
+) -> None:
+    who = ("discrete", "multi discrete", "box")
+    algo = team(stock, actions=who, masks="obs", observations=seen).build_algo()
+    for _ in range(2):
+        learners = algo.train()["learners"]
+    assert all(float(learners[agent]["behaviour_gap"]) < 1e-4 for agent in who)
+    path = algo.save_to_path(tmp_path / "checkpoint")
+    module = algo.learner_group._learner.module
+    for agent in (*who, "critic"):
+        loaded = RLModule.from_checkpoint(f"{path}/learner_group/learner/rl_module/{agent}")
+        for name, value in module[agent].state_dict().items():
+            assert torch.equal(value, loaded.state_dict()[name])
+    algo.stop()

@@ -28,6 +28,8 @@ PUSH, PULL = spaces.Box(-1, 1, (2,), np.float32), spaces.Box(-1, 1, (1,), np.flo
 BYTES = spaces.Box(0, 255, (3,), np.uint8)
 TREE = spaces.Dict({"cell": spaces.Discrete(4), "view": BOX3})
 CHOICE = spaces.Discrete(4)
+IMAGE = spaces.Box(0, 255, (9, 7, 2), np.uint8)
+SCENE = spaces.Dict({"left": IMAGE, "speed": BOX3, "wide": spaces.Box(-1, 1, (8, 12, 1), np.float32)})
 
 TEAMS: dict[str, tuple[dict[str, tuple[gym.Space, gym.Space]], int]] = {
     "three alike": ({"a": (BOX3, PUSH), "b": (BOX3, PUSH), "c": (BOX3, PUSH)}, 1),
@@ -35,6 +37,7 @@ TEAMS: dict[str, tuple[dict[str, tuple[gym.Space, gym.Space]], int]] = {
     "all different": ({"a": (BOX3, PUSH), "b": (BOX5, PUSH), "c": (BOX3, PULL), "d": (BOX3, CHOICE)}, 3),
     "unequal lengths": ({"a": (BOX5, PUSH), "b": (BOX3, PUSH), "c": (BOX90, PUSH), "d": (BOX5, PUSH)}, 2),
     "bytes": ({"a": (BYTES, PUSH), "b": (BYTES, PUSH), "c": (BOX5, PUSH)}, 1),
+    "images": ({"a": (IMAGE, PUSH), "b": (IMAGE, PUSH), "c": (SCENE, CHOICE), "d": (SCENE, CHOICE)}, 2),
     "mixed": ({"a": (BOX3, CHOICE), "b": (TREE, CHOICE), "c": (BOX3, CHOICE), "d": (TREE, PUSH)}, 2),
 }
 
