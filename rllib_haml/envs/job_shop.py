@@ -12,6 +12,8 @@ import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.utils.typing import MultiAgentDict
 
+from rllib_haml.envs.legal import check_legal
+
 Route = Sequence[tuple[str, int]]
 """The operations of one job in their order: machine and duration."""
 
@@ -158,12 +160,7 @@ class JobShop(MultiAgentEnv):
         self._free_in = dict.fromkeys(self._machines, 0)
 
     def _start(self, machine: str, action: int) -> None:
-        legal = self._mask(machine)
-        if not (0 <= action < len(legal) and legal[action]):
-            raise ValueError(
-                f"machine {machine!r} cannot do action {action} at time {self.time}; legal are "
-                f"{np.flatnonzero(legal).tolist()} (see its action_mask)"
-            )
+        check_legal(machine, action, self._mask(machine))
         if action < len(self._jobs[machine]):
             job = self._jobs[machine][action]
             self._job_on[machine] = job

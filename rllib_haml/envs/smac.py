@@ -11,6 +11,8 @@ import gymnasium as gym
 import numpy as np
 from pettingzoo import ParallelEnv
 
+from rllib_haml.envs.legal import check_legal
+
 NO_OP = 0
 UNITS: dict[str, tuple[dict[str, float], list[str]]] = {
     "terran": ({"marine": 0.45, "marauder": 0.45, "medivac": 0.1}, ["medivac"]),
@@ -131,8 +133,11 @@ class SMAC(ParallelEnv):
     def step(
         self, actions: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
-        """Raises an `AssertionError`, the game's own, on an action that the mask forbids."""
+        """Raises a `ValueError` on an action that the mask forbids."""
         before = self.agents
+        masks = dict(zip(self.possible_agents, self._masks, strict=True))
+        for agent, action in actions.items():
+            check_legal(agent, int(action), masks[agent])
         reward, over, info = self._game.step([int(actions.get(a, NO_OP)) for a in self.possible_agents])
         self._steps += 1
         crashed = over and "battle_won" not in info
