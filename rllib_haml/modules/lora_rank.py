@@ -1,0 +1,104 @@
+"""Rank that adapts: as many directions for each layer of each agent as its differences turned out to need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rllib_haml.modules.lora import LoRA
+from rllib_haml.modules.lora_config import LoRAConfig, exactly
+from rllib_haml.modules.lora_targets import Target
+
+
+def spectrum(lora: LoRA, target: Target) -> Tensor:
+    """Singular values of the difference ΔW of a matrix, float64, descending; of a factored one its r only."""
+    if target.rank is None:
+        return torch.linalg.svdvals(lora.dense(target).detach().double())
+    a, b = (factor.detach().double() for factor in lora.factors(target))
+    inner = torch.linalg.qr(b).R @ torch.linalg.qr(a.T).R.T
+    return target.scaling * torch.linalg.svdvals(inner)
+
+
+def adapted_ranks(loras: Sequence[LoRA], *, energy: float, budget: int | None = None) -> list[LoRAConfig]:
+    """The least ranks that keep `energy` of each low-rank difference, within a budget over all agents.
+
+    Where the budget is short, directions are kept in the descending order of σ² per number that they
+    take, over all layers and agents. Every layer keeps one. Dense differences remain as they are.
+
+    Args:
+        energy: Share of ‖ΔW‖² (Frobenius) that a layer keeps at least, in (0, 1].
+        budget: Trainable numbers of all agents together, dense ones included; None: no limit.
+
+    Returns:
+        For each agent its configuration with these ranks, for `Adapter.refactored`.
+
+    Raises:
+        ValueError: `energy` is out of its range, or the budget does not hold one direction for each layer.
+    """
+    if not 0 < energy <= 1:
+        raise ValueError(f"energy={energy}: expected a share above 0, at most 1.")
+    layers = [
+        _Layer(i, target, spectrum(lora, target).square())
+        for i, lora in enumerate(loras)
+        for target in lora.targets
+        if target.rank is not None
+    ]
+    wanted = [layer.rank_of(energy) for layer in layers]
+    dense = sum(t.numbers for lora in loras for t in lora.targets if t.rank is None)
+    ranks = wanted if budget is None else _within(layers, wanted, budget - dense, dense)
+    return [
+        _with_ranks(lora.config, [(x.target, k) for x, k in zip(layers, ranks, strict=True) if x.agent == i])
+        for i, lora in enumerate(loras)
+    ]
+
+
+@dataclass
+class _Layer:
+    agent: int
+    target: Target
+    energies: Tensor
+
+    @property
+    def cost(self) -> int:
+        """Numbers that one direction takes."""
+        return sum(self.target.shape)
+
+    def rank_of(self, share: float) -> int:
+        """1 for a difference of zero."""
+        kept = self.energies.cumsum(0)
+        return min(int((kept < share * kept[-1]).sum()) + 1, len(kept))
+
+
+def _within(layers: list[_Layer], wanted: list[int], budget: int, dense: int) -> list[int]:
+    left = budget - sum(layer.cost for layer in layers)
+    if left < 0:
+        raise ValueError(
+            f"budget={budget + dense}: one direction for each layer and the dense differences take "
+            f"{budget + dense - left} numbers."
+        )
+    ranks = [1] * len(layers)
+    further = [
+        (-float(layer.energies[k]) / layer.cost, i, k)
+        for i, layer in enumerate(layers)
+        for k in range(1, wanted[i])
+    ]
+    for _, i, k in sorted(further):
+        if layers[i].cost <= left and ranks[i] == k:
+            ranks[i] += 1
+            left -= layers[i].cost
+    return ranks
+
+
+def _with_ranks(config: LoRAConfig, ranks: list[tuple[Target, int]]) -> LoRAConfig:
+    """`config` with the rank of each of these layers, at the scaling that it has now."""
+    own = {exactly(target.module): rank for target, rank in ranks}
+    alphas = {exactly(target.module): config.alpha_of(target.scaling, rank) for target, rank in ranks}
+    # The first key that matches counts: these stand before the others, and replace what they repeat.
+    return replace(
+        config,
+        rank_pattern={**own, **config.rank_pattern, **own},
+        alpha_pattern={**alphas, **config.alpha_pattern, **alphas},
+    )

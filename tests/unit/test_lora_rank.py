@@ -1,0 +1,136 @@
+"""Ranks that adapt, against numpy's singular values and enumeration."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lora_teams import learnt, make_actor, make_batch, outputs
+
+from rllib_haml.modules.adapter import Adapter
+from rllib_haml.modules.lora_rank import adapted_ranks, spectrum
+
+
+def team(count: int = 2, **keys: Any) -> list[Adapter]:
+    backbone = make_actor(fcnet_hiddens=[6, 6])
+    return [
+        learnt(backbone, seed, **{"r": 4, "target_modules": ["network.1", "network.4"]} | keys)
+        for seed in range(count)
+    ]
+
+
+def sizes(adapter: Adapter) -> dict[str, np.ndarray]:
+    deltas = {name: x.detach().double().numpy() for name, x in adapter.lora.deltas().items()}
+    return {name: np.linalg.svd(x, compute_uv=False) for name, x in deltas.items() if x.ndim == 2}
+
+
+def ranks(adapter: Adapter) -> dict[str, int]:
+    return {t.name: t.rank for t in adapter.lora.targets if t.rank is not None}
+
+
+def kept(configs: list[Any], adapters: list[Adapter]) -> list[dict[str, int]]:
+    return [ranks(a.refactored(config)) for a, config in zip(adapters, configs, strict=True)]
+
+
+def test_the_spectrum_from_the_factors_is_that_of_the_product() -> None:
+    (adapter,) = team(1, modules_to_save=["network.7"], use_rslora=True)
+    for target in adapter.lora.targets:
+        if len(target.shape) == 2:
+            got = spectrum(adapter.lora, target)
+            expected = sizes(adapter)[target.name]
+            np.testing.assert_allclose(got, expected[: len(got)], rtol=1e-5, atol=1e-6)
+            assert not expected[len(got) :].max(initial=0) > 1e-5
+
+
+@pytest.mark.parametrize("energy", [0.3, 0.8, 0.95, 1.0])
+def test_the_least_ranks_that_keep_the_energy(energy: float) -> None:
+    adapters = team()
+    found = kept(adapted_ranks([a.lora for a in adapters], energy=energy), adapters)
+    for adapter, chosen in zip(adapters, found, strict=True):
+        for name, rank in chosen.items():
+            share = np.cumsum(sizes(adapter)[name] ** 2) / np.sum(sizes(adapter)[name] ** 2)
+            assert share[rank - 1] >= energy - 1e-6
+            assert rank == 1 or share[rank - 2] < energy
+    if energy == 0.95:
+        assert {1, 4}.isdisjoint(rank for chosen in found for rank in chosen.values()), "control"
+
+
+def test_a_truncated_adapter_is_the_best_of_its_ranks() -> None:
+    adapters = team()
+    for adapter, config in zip(adapters, adapted_ranks([a.lora for a in adapters], energy=0.7), strict=True):
+        smaller = adapter.refactored(config)
+        for target, old in zip(smaller.lora.targets, adapter.lora.targets, strict=True):
+            difference = smaller.lora.deltas()[target.name] - adapter.lora.deltas()[target.name]
+            left = difference.detach().double().norm().item()
+            rest = sizes(adapter)[target.name][target.rank :] if target.rank else np.zeros(1)
+            assert left == pytest.approx(np.linalg.norm(rest), rel=1e-3, abs=1e-5)
+            assert target.scaling == pytest.approx(old.scaling, rel=1e-15)
+        assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in adapter.parameters())
+
+
+def test_all_energy_changes_no_policy() -> None:
+    (adapter,) = team(1)
+    (config,) = adapted_ranks([adapter.lora], energy=1.0)
+    batch = make_batch(adapter)
+    torch.testing.assert_close(
+        outputs(adapter.refactored(config), batch), outputs(adapter, batch), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("directions", [4, 5, 7, 9, 16])
+def test_a_budget_is_spent_where_it_keeps_most(directions: int) -> None:
+    """By enumeration of all ranks of two layers of two agents. A direction of each takes 12 numbers."""
+    adapters = team(target_modules=["network.4"], modules_to_save=["network.7"])
+    adapters += team(target_modules=["network.4"], modules_to_save=["network.7"], lora_alpha=1)
+    dense = sum(t.numbers for a in adapters for t in a.lora.targets if t.rank is None)
+    configs = adapted_ranks([a.lora for a in adapters], energy=1.0, budget=dense + 12 * directions)
+    chosen = [rank for found in kept(configs, adapters) for rank in found.values()]
+    spectra = [sizes(a)["network.4.weight"][:4] ** 2 for a in adapters]
+
+    def energy(option: Any) -> float:
+        return sum(s[:rank].sum() for s, rank in zip(spectra, option, strict=True))
+
+    options = [o for o in itertools.product(range(1, 5), repeat=4) if sum(o) <= directions]
+    assert sum(chosen) == min(directions, 16)
+    assert energy(chosen) == pytest.approx(max(map(energy, options)), rel=1e-5)
+    assert len(set(map(energy, options))) > 1 or directions == 4
+
+
+def test_a_budget_counts_the_trained_numbers_of_all_agents() -> None:
+    """Layers of different widths, where a direction that is too dear is left for a cheaper one."""
+    adapters = team(3)
+    minimum = sum(sum(t.shape) if t.rank else t.numbers for a in adapters for t in a.lora.targets)
+    for budget in (minimum, minimum + 20, minimum + 57, 10**6):
+        configs = adapted_ranks([a.lora for a in adapters], energy=1.0, budget=budget)
+        spent = sum(
+            p.numel() for a, c in zip(adapters, configs, strict=True) for p in a.refactored(c).parameters()
+        )
+        assert spent <= budget
+        assert spent > budget - 11 or budget == 10**6
+    with pytest.raises(ValueError, match=rf"budget={minimum - 1}: .* take {minimum} numbers"):
+        adapted_ranks([a.lora for a in adapters], energy=1.0, budget=minimum - 1)
+
+
+def test_ranks_adapt_again() -> None:
+    (adapter,) = team(1, rank_pattern={"network.1": 3}, alpha_pattern={"1": 6.0})
+    (first,) = adapted_ranks([adapter.lora], energy=0.9)
+    once = adapter.refactored(first)
+    (second,) = adapted_ranks([once.lora], energy=0.01)
+    assert set(ranks(once.refactored(second)).values()) == {1}
+    assert set(ranks(once).values()) != {1}
+
+
+def test_a_difference_of_zero_keeps_one_direction() -> None:
+    (adapter,) = team(1)
+    adapter.start_from("zero")
+    (config,) = adapted_ranks([adapter.lora], energy=0.9)
+    assert set(ranks(adapter.refactored(config)).values()) == {1}
+
+
+@pytest.mark.parametrize("energy", [0.0, -1.0, 1.1])
+def test_energy_is_a_share(energy: float) -> None:
+    with pytest.raises(ValueError, match=rf"energy={energy}: expected a share"):
+        adapted_ranks([a.lora for a in team(1)], energy=energy)
