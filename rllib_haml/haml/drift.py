@@ -100,10 +100,16 @@ class ClipDrift:
         clip_param: ε, in units of the probability ratio.
         position_weight: w in [0, 1] narrows the clip of the sweep's k-th of n moves to
             ε_k = ε [(1 - w) + w k / n] (A2PO, Wang et al. 2023, arXiv 2302.06205).
+
+    Raises:
+        ValueError: If w is not in [0, 1].
     """
 
     clip_param: float
     position_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_weight(self.position_weight)
 
     def __call__(self, move: Move) -> Tensor:
         epsilon = _position_clip(self.clip_param, self.position_weight, move.place)
@@ -123,14 +129,25 @@ class JointClipDrift:
     Attributes:
         clip_param: ε, in units of the joint probability ratio.
         position_weight: As `ClipDrift`'s; ε' must then stay below the first mover's ε too.
+
+    Raises:
+        ValueError: If w is not in [0, 1].
     """
 
     clip_param: float
     position_weight: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_weight(self.position_weight)
+
     def __call__(self, move: Move) -> Tensor:
         epsilon = _position_clip(self.clip_param, self.position_weight, move.place)
         return _clipped_gain(move.ratio * move.factor, move.advantage, epsilon)
+
+
+def _check_weight(weight: float) -> None:
+    if not 0 <= weight <= 1:
+        raise ValueError(f"position_weight={weight!r}; expected 0 (one clip for all movers) to 1.")
 
 
 def _position_clip(epsilon: float, weight: float, place: float) -> float:

@@ -33,6 +33,9 @@ class KLBall:
         backtrack_coeff: α.
         max_backtracks: Step lengths that are tried at most, the whole step among them.
         accept_ratio: The least gain that is accepted, over that of the objective's linearisation.
+
+    Raises:
+        ValueError: If the radius is not positive, or the search's lengths do not shrink.
     """
 
     radius: float
@@ -41,6 +44,14 @@ class KLBall:
     backtrack_coeff: float = 0.8
     max_backtracks: int = 10
     accept_ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.radius > 0:
+            raise ValueError(f"KLBall: radius={self.radius!r}; expected nats above 0, such as 0.01.")
+        if not 0 < self.backtrack_coeff < 1:
+            raise ValueError(
+                f"KLBall: backtrack_coeff={self.backtrack_coeff!r}; expected one between 0 and 1."
+            )
 
     def maximise(self, step: MirrorStep) -> dict[str, Tensor]:
         """Moves the policy, or leaves it bit for bit as it was if no step is accepted.

@@ -220,6 +220,26 @@ def joint_probability(tables: Sequence[Array], actions: Array) -> Array:
     return result
 
 
+def loop_mean(values: Array, active: Array, weights: Array) -> float:
+    """Weighted mean over what is active, over agents and rows alike."""
+    numerator = denominator = 0.0
+    for agent, row in itertools.product(*map(range, values.shape)):
+        if active[agent, row]:
+            numerator += weights[row] * values[agent, row]
+            denominator += weights[row]
+    return numerator / denominator if denominator else 0.0
+
+
+def random_table(rng: np.random.Generator, agents: int, steps: int, present: float = 0.7) -> TabularPolicy:
+    return TabularPolicy(
+        rng.dirichlet(np.ones(4), size=3),
+        rng.integers(4, size=(agents, steps)),
+        state=rng.integers(3, size=steps),
+        active=rng.random((agents, steps)) < present,
+        optimizer=gradient_ascent(0.5),
+    )
+
+
 def apart(left: Tensor | Array | float, right: Tensor | Array | float) -> float:
     """Largest absolute difference."""
     return float(np.abs(_numpy(left) - _numpy(right)).max())

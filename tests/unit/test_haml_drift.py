@@ -99,6 +99,13 @@ def test_clip_narrows_with_the_place(kind: type) -> None:
         assert (apart(kind(0.4)(move), kind(0.4, position_weight=0.75)(move)) < 1e-12) == (k == 4)
 
 
+@pytest.mark.parametrize("weight", [-0.1, 1.5])
+@pytest.mark.parametrize("kind", [ClipDrift, JointClipDrift])
+def test_a_weight_beyond_its_range_is_refused(kind: type, weight: float) -> None:
+    with pytest.raises(ValueError, match=f"position_weight={weight}"):
+        kind(0.2, position_weight=weight)
+
+
 class Faces:
     """Takes down what each mover faces, then sets the mover's policy."""
 

@@ -173,6 +173,13 @@ def test_entropy_bonus_and_drift_are_part_of_the_objective() -> None:
     assert clipped < free
 
 
+@pytest.mark.parametrize("wrong", [{"radius": 0.0}, {"radius": -1.0}, {"backtrack_coeff": 1.0}], ids=str)
+def test_a_ball_without_room_is_refused(wrong: dict[str, float]) -> None:
+    """It would leave every policy where it is, without a word."""
+    with pytest.raises(ValueError, match="=".join(map(str, *wrong.items()))):
+        KLBall(**{"radius": 0.01} | wrong)  # type: ignore[arg-type]
+
+
 # --- many problems ------------------------------------------------------------------------------------
 
 
