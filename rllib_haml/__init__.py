@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from rllib_haml.algorithms.haml_config import HAMLConfig
     from rllib_haml.algorithms.happo import HAPPO, HAPPOConfig
     from rllib_haml.algorithms.hatrpo import HATRPO, HATRPOConfig
+    from rllib_haml.algorithms.ippo import IPPO, IPPOConfig
     from rllib_haml.algorithms.mappo import MAPPO, MAPPOConfig
 
-ALGORITHMS = ("A2PO", "HAA2C", "HAKL", "HAML", "HAPPO", "HATRPO", "MAPPO")
+ALGORITHMS = ("A2PO", "HAA2C", "HAKL", "HAML", "HAPPO", "HATRPO", "IPPO", "MAPPO")
 _PUBLIC = {name: f"rllib_haml.algorithms.{name.lower()}" for name in ALGORITHMS}
 _PUBLIC |= {f"{name}Config": module for name, module in _PUBLIC.items()}
 _PUBLIC["HAMLConfig"] = "rllib_haml.algorithms.haml_config"
@@ -36,6 +37,7 @@ __all__ = [
     "HAML",
     "HAPPO",
     "HATRPO",
+    "IPPO",
     "MAPPO",
     "A2POConfig",
     "HAA2CConfig",
@@ -43,6 +45,7 @@ __all__ = [
     "HAMLConfig",
     "HAPPOConfig",
     "HATRPOConfig",
+    "IPPOConfig",
     "MAPPOConfig",
     "register",
 ]

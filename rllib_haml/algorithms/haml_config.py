@@ -15,7 +15,6 @@ from rllib_haml.algorithms.sampler_choice import choose_env_runner
 from rllib_haml.algorithms.team_config import TeamConfig
 from rllib_haml.haml import Drift, DriftCheck, FixedOrder, Neighbourhood, Order, check_drift
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
-from rllib_haml.modules.critic import CRITIC
 from rllib_haml.sampling.team import Team, TeamReward
 
 if TYPE_CHECKING:
@@ -244,11 +243,12 @@ class HAMLConfig(TeamConfig):
             trained = [name for name in names if self._trains(name)]
             if len(set(self.order)) < len(self.order) or not set(trained) <= set(self.order) <= set(names):
                 raise ValueError(f"order={self.order!r}: expected each trained policy once, {trained}.")
+        modules = [*names, *self.critic_specs(team, {})]
         overrides = self.algorithm_config_overrides_per_module
         for name in overrides:
-            if name not in (*names, CRITIC):
+            if name not in modules:
                 raise ValueError(
-                    f"algorithm_config_overrides_per_module names {name!r}; there are {[*names, CRITIC]}."
+                    f"algorithm_config_overrides_per_module names {name!r}; there are {modules}."
                 )
             team_wide = TEAM_WIDE.intersection(overrides[name])
             if team_wide:

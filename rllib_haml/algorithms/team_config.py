@@ -160,7 +160,7 @@ class TeamConfig(PPOConfig):
         if not self._has_own_multi_rl_module():
             spec.multi_rl_module_class = TeamModule
         if not inference_only:
-            spec.add_modules({CRITIC: self._critic_spec(own)})
+            spec.add_modules(self.critic_specs(team, own))
         return spec
 
     def _has_own_multi_rl_module(self) -> bool:
@@ -168,16 +168,20 @@ class TeamConfig(PPOConfig):
         stock = (MultiRLModule, TeamModule)
         return isinstance(spec, MultiRLModuleSpec) and spec.multi_rl_module_class not in stock
 
-    def _critic_spec(self, model_config: dict[str, Any]) -> RLModuleSpec:
-        assert self.team is not None
+    def critic_specs(self, team: Team, model_config: dict[str, Any]) -> dict[str, RLModuleSpec]:
+        """The critics by name: one, on the environment's state or the joint observation."""
+        return {CRITIC: self.critic_spec(team, model_config)}
+
+    def critic_spec(self, team: Team, model_config: dict[str, Any]) -> RLModuleSpec:
+        """A critic that sees all of `team`."""
         known = {f.name for f in fields(ModelConfig)}
         return RLModuleSpec(
             module_class=Critic,
-            observation_space=gym.spaces.Box(-np.inf, np.inf, (state_size(self.team),), np.float32),
+            observation_space=gym.spaces.Box(-np.inf, np.inf, (state_size(team),), np.float32),
             action_space=gym.spaces.Discrete(1),
             learner_only=True,
             model_config={k: v for k, v in model_config.items() if k in known}
-            | {"use_value_norm": self.use_value_norm, IMAGES: state_images(self.team)},
+            | {"use_value_norm": self.use_value_norm, IMAGES: state_images(team)},
         )
 
     @override(PPOConfig)
@@ -185,7 +189,8 @@ class TeamConfig(PPOConfig):
         self, input_observation_space: Any, input_action_space: Any, device: Any = None
     ) -> LearnerConnectorPipeline:
         assert self.team is not None
-        connector = JointBatchConnector(self.team, self.team_reward, device, str(self.env))
+        critic_id = min(self.critic_specs(self.team, {}))
+        connector = JointBatchConnector(self.team, self.team_reward, device, str(self.env), critic_id)
         return LearnerConnectorPipeline(
             input_observation_space=input_observation_space,
             input_action_space=input_action_space,

@@ -13,6 +13,7 @@ import tree
 from gymnasium import spaces
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.columns import Columns
+from ray.rllib.utils.numpy import convert_to_numpy
 from torch import Tensor
 
 from rllib_haml.modules.actor import ACTION_MASK
@@ -40,7 +41,7 @@ class JointBatchConnector(ConnectorV2):
 
     Under each policy with K agents, S rows: `obs`, `actions`, `action_logp`, `active` (and `action_mask`)
     of shape (S, K, ...); of a recurrent one also `state_in`, its state before each fragment, (F, K, ...).
-    Row r is the same joint step under every policy. Under `critic`, each fragment's T rows followed by one
+    Row r is the same joint step under every policy. Under the critic, each fragment's T rows followed by one
     for the state after them, S + F rows in all: `state`, `reward`, `terminated`, `any_active`, `row` (its
     place in the global batch) and `last`, which marks those F rows; of each fragment (F,) `episode`, a
     number that stands for it, and `env_t`, its first step's.
@@ -50,10 +51,19 @@ class JointBatchConnector(ConnectorV2):
         team_reward: How the agents' rewards become one.
         device: The learner's.
         environment: Its name, for messages.
+        critic_id: A critic's name; the first one's, if each policy has its own.
     """
 
-    def __init__(self, team: Team, team_reward: TeamReward, device: Any, environment: str):
+    def __init__(
+        self,
+        team: Team,
+        team_reward: TeamReward,
+        device: Any,
+        environment: str,
+        critic_id: str = CRITIC,
+    ):
         super().__init__()
+        self._critic_id = critic_id
         self._team, self._device, self._environment = team, device, environment
         self._rule: TeamReward = team_reward
 
@@ -62,12 +72,14 @@ class JointBatchConnector(ConnectorV2):
             if not isinstance(episode, JointFragment):
                 raise TypeError(f"The learner takes JointFragments, got a {type(episode).__name__}.")
         columns = {
-            module_id: self._policy_columns(agents, episodes)
+            module_id: self._policy_columns(agents, episodes, rl_module and rl_module[module_id])
             for module_id, agents in self._team.members().items()
         }
-        return {**columns, CRITIC: self._critic_columns(episodes)}
+        return {**columns, self._critic_id: self._critic_columns(episodes)}
 
-    def _policy_columns(self, agents: list[Any], fragments: Sequence[JointFragment]) -> dict[str, Any]:
+    def _policy_columns(
+        self, agents: list[Any], fragments: Sequence[JointFragment], module: Any
+    ) -> dict[str, Any]:
         first = agents[0]
         columns = {
             Columns.OBS: self._stack(
@@ -89,9 +101,11 @@ class JointBatchConnector(ConnectorV2):
         if sizes:
             masks = [[_mask(f, a, *sizes) for a in agents] for f in fragments]
             columns[ACTION_MASK] = self._stack(masks, None)
-        if any(first in f.actor_state for f in fragments):
-            states = [[_one_row(f.actor_state[a]) for a in agents] for f in fragments]
-            columns[Columns.STATE_IN] = self._stack(states, None)
+        initial = convert_to_numpy(module.get_initial_state()) if module is not None else {}
+        if initial:
+            empty = tree.map_structure(lambda x: np.zeros((0, len(agents), *x.shape), x.dtype), initial)
+            states = [[_one_row(f.actor_state.get(a, initial)) for a in agents] for f in fragments]
+            columns[Columns.STATE_IN] = self._stack(states, empty)
         return columns
 
     def _critic_columns(self, fragments: Sequence[JointFragment]) -> dict[str, Tensor]:
@@ -219,12 +233,12 @@ class JointBatch:
     env_t: Tensor
 
     @classmethod
-    def of(cls, columns: dict[str, dict[str, Any]]) -> JointBatch:
+    def of(cls, columns: dict[str, dict[str, Any]], critic_id: str = CRITIC) -> JointBatch:
         """Puts the connector's columns together again."""
-        critic = columns[CRITIC]
+        critic = columns[critic_id]
         steps = ~critic[LAST]
         return cls(
-            {name: c for name, c in sorted(columns.items()) if name != CRITIC},
+            {name: c for name, c in sorted(columns.items()) if name != critic_id},
             critic[STATE],
             critic[LAST],
             critic[Columns.REWARDS][steps],

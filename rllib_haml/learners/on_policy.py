@@ -21,15 +21,14 @@ from rllib_haml.learners import diagnostics
 from rllib_haml.learners.advantages import TeamAdvantage
 from rllib_haml.learners.batch import JointBatch
 from rllib_haml.learners.collectives import all_reduce, broadcast
-from rllib_haml.learners.critic_memory import CriticMemory
 from rllib_haml.learners.module_policy import ModulePolicy, RecurrentPolicy
-from rllib_haml.learners.state_values import RecurrentStateValues, StateValues
-from rllib_haml.learners.value_fit import fit_critic
-from rllib_haml.modules.critic import CRITIC
+from rllib_haml.learners.state_values import StateValues
+from rllib_haml.learners.team_critic import TeamCritic
+from rllib_haml.modules.critic import CRITIC, Critic
 from rllib_haml.modules.model_config import ModelConfig
 
 logger = logging.getLogger("rllib_haml")
-SWEEP_SEED, DRIFTS, CRITIC_MEMORY = "sweep_seed", "drifts", "critic_memory"
+SWEEP_SEED, DRIFTS, CRITIC_MEMORIES = "sweep_seed", "drifts", "critic_memories"
 # Behaviour and learner evaluate the same weights; more than rounding between them is a defect.
 WARN_BEHAVIOUR_GAP = 1e-4
 
@@ -60,8 +59,15 @@ class OnPolicyTeamLearner(TorchLearner):
         # Kept from update to update: some adapt.
         self._drifts = {name: self._make_drift(name) for name in self._policy_ids()}
         self._max_seq_len = _max_seq_len(self.module)
-        initial = self.module[CRITIC].get_initial_state()
-        self._critic_memory = CriticMemory(initial) if initial else None
+        self._critics = {
+            critic_id: TeamCritic(
+                self.module[critic_id].unwrapped(),
+                self.get_optimizer(critic_id),
+                self.config.get_config_for_module(critic_id),
+                self._max_seq_len,
+            )
+            for critic_id in self._critic_ids()
+        }
         self._entropy = {
             module_id: Scheduler(
                 fixed_value_or_schedule=self.config.get_config_for_module(module_id).entropy_coeff,
@@ -75,8 +81,11 @@ class OnPolicyTeamLearner(TorchLearner):
         drift = self.config.get_config_for_module(module_id).make_drift()
         return drift.to(self._device) if isinstance(drift, torch.nn.Module) else drift
 
+    def _critic_ids(self) -> list[str]:
+        return sorted(name for name, module in self.module.items() if isinstance(module.unwrapped(), Critic))
+
     def _policy_ids(self) -> list[str]:
-        return sorted(set(self.module.keys()) - {CRITIC})
+        return sorted(set(self.module.keys()) - set(self._critic_ids()))
 
     def _agree_on_seed(self) -> int:
         own = torch.randint(2**31, (1,), device=self._device)
@@ -105,7 +114,7 @@ class OnPolicyTeamLearner(TorchLearner):
             module_id=module_id,
             optimizer=torch.optim.Adam(parameters, eps=config.adam_epsilon, weight_decay=config.weight_decay),
             params=parameters,
-            lr_or_lr_schedule=config.critic_lr if module_id == CRITIC else config.lr,
+            lr_or_lr_schedule=config.critic_lr if module_id in self._critic_ids() else config.lr,
         )
 
     @override(TorchLearner)
@@ -118,22 +127,25 @@ class OnPolicyTeamLearner(TorchLearner):
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
         joint = JointBatch.of(batch)
         rows = self._rows(joint)
-        values, advantage = self._estimate(joint, rows)
-        players = self._players(joint)
+        values, advantage = self._critics[CRITIC].estimate(joint, rows)
+        losses = self._sweep(self._players(joint), advantage)
+        losses[CRITIC] = self._fit_critic(CRITIC, values, advantage)
+        return {}, losses, {}
+
+    def _sweep(self, players: dict[str, Player], advantage: TeamAdvantage) -> dict[str, Tensor]:
+        """Moves the policies; returns each one's last loss."""
         config = self.config
         result = sweep(
             players,
             advantage,
             order=config.make_order(),
-            rows=rows,
+            rows=advantage.rows,
             key=(self._sweep_seed, self._weights_seq_no),
             simultaneous=config.update_scheme == "simultaneous",
             compound_clip=config.compound_clip,
         )
         self._adapt(players, result)
-        losses = self._report_sweep(result, players, advantage)
-        losses[CRITIC] = self._fit_critic(values, advantage)
-        return {}, losses, {}
+        return self._report_sweep(result, players, advantage)
 
     @override(TorchLearner)
     def compute_loss_for_module(self, **kwargs: Any) -> Any:
@@ -149,27 +161,6 @@ class OnPolicyTeamLearner(TorchLearner):
             begins[joint.row] = joint.unit_begins(self._max_seq_len)[~joint.last].long()
             units = all_reduce(begins).cumsum(0) - 1
         return JointRows(joint.row, total, all_reduce=all_reduce, units=units)
-
-    @torch.no_grad()
-    def _estimate(self, joint: JointBatch, rows: JointRows) -> tuple[StateValues, TeamAdvantage]:
-        """V, and the team's advantage."""
-        critic = self.module[CRITIC].unwrapped()
-        if self._critic_memory is None:
-            values = StateValues(critic, joint)
-        else:
-            assert self._max_seq_len is not None
-            first = self._critic_memory.recall(joint)
-            values = RecurrentStateValues(critic, joint, first, self._max_seq_len)
-            self._critic_memory.keep(joint, values.after_last_step(), rows)
-        advantage = TeamAdvantage(
-            joint,
-            rows,
-            critic.denormalise(values.before),
-            self.config.gamma,
-            self.config.lambda_,
-            self.config.preceding_agent_correction,
-        )
-        return values, advantage
 
     def _players(self, joint: JointBatch) -> dict[str, Player]:
         """The policies that are trained, each with its drift and neighbourhood."""
@@ -203,17 +194,13 @@ class OnPolicyTeamLearner(TorchLearner):
                 kl = step.rows.mean(step.move(result.after[name]).kl(), step.player.policy.active)
                 drift.adapt(float(all_reduce(kl)))
 
-    def _fit_critic(self, values: StateValues, advantage: TeamAdvantage) -> Tensor:
+    def _fit_critic(self, critic_id: str, values: StateValues, advantage: TeamAdvantage) -> Tensor:
         """Returns the last loss."""
-        report = fit_critic(
-            values,
-            self.get_optimizer(CRITIC),
-            advantage.plain,
-            advantage.rows,
-            self.config.get_config_for_module(CRITIC),
-            (self._sweep_seed, self._weights_seq_no, len(values.joint.policies)),
+        place = len(values.joint.policies) + list(self._critics).index(critic_id)
+        report = self._critics[critic_id].fit(
+            values, advantage, (self._sweep_seed, self._weights_seq_no, place)
         )
-        self.metrics.log_dict(report, key=CRITIC, window=1)
+        self.metrics.log_dict(report, key=critic_id, window=1)
         return report["vf_loss"]
 
     def _report_sweep(
@@ -250,17 +237,22 @@ class OnPolicyTeamLearner(TorchLearner):
     @override(TorchLearner)
     def get_state(self, *args: Any, **kwargs: Any) -> StateDict:
         drifts = {k: d.state_dict() for k, d in self._drifts.items() if isinstance(d, torch.nn.Module)}
-        own = {SWEEP_SEED: self._sweep_seed, DRIFTS: convert_to_numpy(drifts)}
-        if self._critic_memory is not None:
-            own[CRITIC_MEMORY] = self._critic_memory.get_state()
+        memories = {k: c.memory.get_state() for k, c in self._critics.items() if c.memory is not None}
+        own = {
+            SWEEP_SEED: self._sweep_seed,
+            DRIFTS: convert_to_numpy(drifts),
+            CRITIC_MEMORIES: memories,
+        }
         return {**super().get_state(*args, **kwargs), **own}
 
     @override(TorchLearner)
     def set_state(self, state: StateDict) -> None:
         super().set_state(state)
         self._sweep_seed = state.get(SWEEP_SEED, self._sweep_seed)
-        if self._critic_memory is not None and CRITIC_MEMORY in state:
-            self._critic_memory.set_state(state[CRITIC_MEMORY])
+        for name, known in state.get(CRITIC_MEMORIES, {}).items():
+            memory = self._critics[name].memory
+            if memory is not None:
+                memory.set_state(known)
         for name, values in state.get(DRIFTS, {}).items():
             drift: Any = self._drifts[name]
             drift.load_state_dict({k: torch.as_tensor(v) for k, v in values.items()})

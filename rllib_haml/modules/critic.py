@@ -21,6 +21,11 @@ CRITIC = "critic"
 IMAGES = "images"
 
 
+def own_critic(policy: str) -> str:
+    """The name of a policy's own critic, where there is no common one."""
+    return f"{policy}_critic"
+
+
 class Critic(TorchRLModule, InferenceOnlyAPI):
     """V(s) on the environment's state or on the joint observation; it never leaves the learner.
 

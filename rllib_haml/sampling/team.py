@@ -53,6 +53,16 @@ class Team:
         names = sorted(set(self.module_of.values()))
         return {name: [a for a in self.agents if self.module_of[a] == name] for name in names}
 
+    def reduced_to(self, agent: AgentID) -> Team:
+        """The team of this one agent, who sees no state."""
+        return Team(
+            (agent,),
+            {agent: self.observation_spaces[agent]},
+            {agent: self.action_spaces[agent]},
+            None,
+            {agent: self.module_of[agent]},
+        )
+
     def _check_same_spaces(self, module_id: str, first: AgentID, other: AgentID) -> None:
         for spaces in (self.observation_spaces, self.action_spaces):
             if spaces[first] != spaces[other]:

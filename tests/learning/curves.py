@@ -21,9 +21,8 @@ import torch
 
 import rllib_haml
 from rllib_haml.config import load_experiments
-from rllib_haml.haml import JointRows
+from rllib_haml.haml import Player
 from rllib_haml.learners.advantages import TeamAdvantage
-from rllib_haml.learners.batch import JointBatch
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
 
 
@@ -39,9 +38,9 @@ class Shuffled(TeamAdvantage):
 class ShuffledAdvantages(OnPolicyTeamLearner):
     """Control: nothing can be learnt from it."""
 
-    def _estimate(self, joint: JointBatch, rows: JointRows) -> tuple[torch.Tensor, TeamAdvantage]:
-        values, advantage = super()._estimate(joint, rows)
-        return values, Shuffled(**{f.name: getattr(advantage, f.name) for f in fields(advantage)})
+    def _sweep(self, players: dict[str, Player], advantage: TeamAdvantage) -> dict[str, torch.Tensor]:
+        parts = {f.name: getattr(advantage, f.name) for f in fields(advantage)}
+        return super()._sweep(players, Shuffled(**parts))
 
 
 def train(file: Path, seed: int, args: argparse.Namespace) -> None:

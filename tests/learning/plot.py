@@ -1,6 +1,7 @@
 """Plots learning curves with intervals over seeds, and prints final returns.
 
-    python tests/learning/plot.py --out tests/learning/results/halfcheetah_2x3.png
+    python tests/learning/plot.py                      # all figures
+    python tests/learning/plot.py --figure ant_4x2     # one of them
 
 Final return: the mean over a seed's rows after 90 % of its steps. Bands and intervals are 95 % bootstrap
 intervals of the mean over seeds.
@@ -20,18 +21,52 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
-PANELS = {
-    "agent_obsk: 1": {
-        "rllib_haml": ("halfcheetah_2x3_local.csv", "happo-halfcheetah-2x3"),
-        "reference implementation": ("halfcheetah_2x3_reference.csv", "local"),
-        "shuffled advantages (control)": ("halfcheetah_2x3_shuffled.csv", "happo-halfcheetah-2x3-shuffled"),
+Lines = dict[str, tuple[str, str]]
+MAPPOS = {"MAPPO, separate networks": "mappo_separate", "MAPPO, one network": "mappo_shared"}
+
+
+def algorithms(task: str, experiment: str, others: dict[str, str]) -> Lines:
+    """HAPPO and both MAPPOs on a task, with `others` (label -> name): where each one's curve lies."""
+    lines = {"HAPPO": "happo", **others, **MAPPOS}
+    names = {"mappo_separate": f"mappo-{experiment}", "mappo_shared": f"mappo-{experiment}-shared"}
+    return {
+        label: (f"{task}_{name}.csv", names.get(name, f"{name}-{experiment}"))
+        for label, name in lines.items()
+    }
+
+
+HALFCHEETAH = algorithms(
+    "halfcheetah_2x3", "halfcheetah-2x3", {"HATRPO": "hatrpo", "HAA2C": "haa2c", "A2PO": "a2po"}
+)
+FIGURES: dict[str, dict[str, Lines]] = {
+    "halfcheetah_2x3": {
+        "HalfCheetah 2x3, agent_obsk: 1": {
+            "rllib_haml": ("halfcheetah_2x3_local.csv", "happo-halfcheetah-2x3"),
+            "reference implementation": ("halfcheetah_2x3_reference.csv", "local"),
+            "shuffled advantages (control)": (
+                "halfcheetah_2x3_shuffled.csv",
+                "happo-halfcheetah-2x3-shuffled",
+            ),
+        },
+        "HalfCheetah 2x3, observation: full, standardised": {
+            "rllib_haml": ("halfcheetah_2x3_full.csv", "happo-halfcheetah-2x3-full"),
+            "reference implementation": ("halfcheetah_2x3_reference.csv", "full_standardised"),
+        },
     },
-    "observation: full, standardised": {
-        "rllib_haml": ("halfcheetah_2x3_full.csv", "happo-halfcheetah-2x3-full"),
-        "reference implementation": ("halfcheetah_2x3_reference.csv", "full_standardised"),
+    "halfcheetah_2x3_algorithms": {
+        "HalfCheetah 2x3, agent_obsk: 1": {
+            **HALFCHEETAH,
+            "HAPPO": ("halfcheetah_2x3_local.csv", "happo-halfcheetah-2x3"),
+            "MAPPO, one network": ("halfcheetah_2x3_mappo_shared.csv", "mappo-halfcheetah-2x3-shared-local"),
+        },
     },
+    "ant_4x2": {"Ant 4x2, agent_obsk: 1": algorithms("ant_4x2", "ant-4x2", {})},
+    "mpe_spread": {
+        "MPE spread, discrete": algorithms("mpe_spread", "mpe-spread", {}),
+        "MPE spread, continuous": algorithms("mpe_spread_continuous", "mpe-spread-continuous", {}),
+    },
+    "smax_3m": {"SMAX 3m": algorithms("smax_3m", "smax-3m", {})},
 }
-COLOURS = ("tab:blue", "tab:orange", "tab:grey")
 
 
 def curves(file: str, experiment: str) -> tuple[np.ndarray, np.ndarray]:
@@ -54,29 +89,38 @@ def bootstrap(values: np.ndarray, draws: int = 10_000) -> np.ndarray:
     return np.quantile(values[picks].mean(1), [0.025, 0.975], axis=0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(11, 4), sharey=True)
-    for axis, (panel, lines) in zip(axes, PANELS.items(), strict=True):
-        for colour, (label, source) in zip(COLOURS, lines.items(), strict=False):
+def plot(name: str) -> None:
+    """Draws a figure into the results, and prints its final returns."""
+    panels = FIGURES[name]
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), sharey=True, squeeze=False)
+    for axis, (panel, lines) in zip(axes[0], panels.items(), strict=True):
+        for colour, (label, source) in enumerate(lines.items()):
             steps, returns = curves(*source)
             low, high = bootstrap(returns)
-            axis.plot(steps / 1e6, returns.mean(0), label=f"{label} ({len(returns)} seeds)", color=colour)
-            axis.fill_between(steps / 1e6, low, high, alpha=0.25, color=colour, linewidth=0)
+            axis.plot(
+                steps / 1e6, returns.mean(0), label=f"{label} ({len(returns)} seeds)", color=f"C{colour}"
+            )
+            axis.fill_between(steps / 1e6, low, high, alpha=0.2, color=f"C{colour}", linewidth=0)
             final = returns[:, steps > 0.9 * steps[-1]].mean(1)
             interval = bootstrap(final[:, None])[:, 0]
             print(
-                f"{panel:32s} {label:30s} final {final.mean():7.0f}  95 % {interval[0]:.0f} to "
-                f"{interval[1]:.0f}  seeds {', '.join(f'{value:.0f}' for value in final)}"
+                f"{panel:50s} {label:30s} final {final.mean():8.1f}  95 % {interval[0]:.1f} to "
+                f"{interval[1]:.1f}  seeds {', '.join(f'{value:.1f}' for value in final)}"
             )
-        axis.set(title=f"HalfCheetah 2x3, {panel}", xlabel="env steps (millions)")
+        axis.set(title=panel, xlabel="env steps (millions)")
         axis.grid(alpha=0.3)
-        axis.legend(loc="upper left", fontsize=8)
-    axes[0].set_ylabel("team return")
+        axis.legend(fontsize=8)
+    axes[0][0].set_ylabel("team return")
     figure.tight_layout()
-    figure.savefig(args.out, dpi=110)
+    figure.savefig(RESULTS / f"{name}.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--figure", choices=FIGURES, help="only this one")
+    args = parser.parse_args()
+    for name in [args.figure] if args.figure else FIGURES:
+        plot(name)
 
 
 if __name__ == "__main__":

@@ -470,7 +470,7 @@ def test_instances_are_compositions() -> None:
         assert made[name].make_drift() == NoDrift()
     for name, algo_config in made.items():
         assert algo_config.algo_class is getattr(rllib_haml, name)
-        assert (algo_config.update_scheme == "simultaneous") == (name == "MAPPO")
+        assert (algo_config.update_scheme == "simultaneous") == (name in ("IPPO", "MAPPO"))
 
 
 class TotalVariation:

@@ -101,7 +101,7 @@ def test_advantages_are_the_teams_gae(learner: Any) -> None:
     with torch.no_grad():
         normalised = critic.normalised_values(joint.states).double().numpy()
     values = normalised * 6.0 + 3.0
-    expected, estimated = learner._estimate(joint, whole(joint))
+    expected, estimated = learner._critics["critic"].estimate(joint, whole(joint))
     advantage = estimated.plain
     np.testing.assert_allclose(expected.before, normalised, rtol=1e-5)
     np.testing.assert_allclose(
@@ -114,13 +114,13 @@ def test_advantages_are_the_teams_gae(learner: Any) -> None:
 
 def test_a_learner_without_rows_has_no_advantages(learner: Any) -> None:
     joint = JointBatch.of(columns_of(learner, []))
-    values, advantage = learner._estimate(joint, whole(joint))
+    values, advantage = learner._critics["critic"].estimate(joint, whole(joint))
     assert values.before.shape == advantage.plain.shape == advantage(torch.zeros(0)).shape == (0,)
 
 
 def test_advantages_are_normalised_over_rows_in_which_anyone_acted(learner: Any) -> None:
     joint = JointBatch.of(columns_of(learner, fragments(learner.config.team, present=0.3)))
-    _, estimated = learner._estimate(joint, whole(joint))
+    _, estimated = learner._critics["critic"].estimate(joint, whole(joint))
     counted = joint.any_active
     assert not counted.all()
     advantage = estimated.plain.double().numpy()
@@ -157,9 +157,9 @@ def test_value_targets_enter_the_normaliser_where_anyone_acted() -> None:
     made = fragments(learner.config.team, present=0.3)
     joint = JointBatch.of(columns_of(learner, made))
     assert not joint.any_active.all()
-    values, estimated = learner._estimate(joint, whole(joint))
+    values, estimated = learner._critics["critic"].estimate(joint, whole(joint))
     advantage, before = estimated.plain, values.before[~joint.last]
-    learner._fit_critic(values, estimated)
+    learner._fit_critic("critic", values, estimated)
     scale = 0.1  # root of the variance floor: the unit of values before the first update
     returns = (advantage + scale * before)[joint.any_active].double().numpy()
     mean, variance = learner.module["critic"].value_norm.mean_var()

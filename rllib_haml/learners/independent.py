@@ -1,0 +1,40 @@
+"""The update of agents that know nothing of each other but the team's reward."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from ray.rllib.utils.annotations import override
+
+from rllib_haml.learners.batch import ACTIVE, JointBatch, state_size
+from rllib_haml.learners.on_policy import OnPolicyTeamLearner
+from rllib_haml.modules.critic import own_critic
+
+
+class IndependentLearner(OnPolicyTeamLearner):
+    """Each policy moves against the advantage that its own critic sees in its own observations."""
+
+    @override(OnPolicyTeamLearner)
+    def build(self) -> None:
+        super().build()
+        team = self.config.team
+        # The joint observation holds each agent's, followed by whether it is there.
+        ends = np.cumsum([state_size(team.reduced_to(agent)) for agent in team.agents]).tolist()
+        self._seen = {
+            team.module_of[agent]: slice(start, end)
+            for agent, start, end in zip(team.agents, [0, *ends], ends, strict=False)
+        }
+
+    @override(OnPolicyTeamLearner)
+    def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
+        joint = JointBatch.of(batch, self._critic_ids()[0])
+        rows, losses = self._rows(joint), {}
+        for name, player in self._players(joint).items():
+            acted = joint.policies[name][ACTIVE].squeeze(1)
+            own = replace(joint, states=joint.states[:, self._seen[name]], any_active=acted)
+            values, advantage = self._critics[own_critic(name)].estimate(own, rows)
+            losses |= self._sweep({name: player}, advantage)
+            losses[own_critic(name)] = self._fit_critic(own_critic(name), values, advantage)
+        return {}, losses, {}
