@@ -58,11 +58,14 @@ def improvement_lower_bound(
     """What this policy's move adds at least to the team's discounted return, in units of the reward.
 
     (Kuba et al. 2022, arXiv 2109.11251, lemma 6): L - C max KL, C = 4 γ max|A| / (1 - γ)², with the
-    surrogate L estimated on the batch. Far below 0 for any step that is worth taking.
+    surrogate L estimated on the batch. Far below 0 for any step that is worth taking; without discount
+    the lemma promises nothing, -∞.
 
     Args:
         deviation, largest: Standard deviation and largest |Â|, in units of the reward.
     """
+    if gamma == 1:
+        return torch.full_like(max_kl, -torch.inf)
     horizon = 1 / (1 - gamma)
     return horizon * (deviation * surrogate_gain - 4 * gamma * horizon * largest * max_kl)
 

@@ -47,7 +47,7 @@ def test_the_file_says_what_it_needs_and_when_it_stops(file: str) -> None:
     for word in ("# Needs:", "# Expect:", "# Settings:", "# Scale:", "num_learners"):
         assert word in head
     first = head.splitlines()[0]  # what `rllib example list` shows
-    assert first.startswith(f"# {file[:5].upper()} on ")
+    assert first.startswith(f"# {file.partition('/')[0].upper()} on ")
     assert first.endswith(".")
     (spec,) = yaml.safe_load(text).values()
     assert spec["stop"]["num_env_steps_sampled_lifetime"] >= 1_000_000

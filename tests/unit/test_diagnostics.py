@@ -126,6 +126,11 @@ def test_the_improvement_bound_holds_in_a_game_of_two_states() -> None:
         assert (float(bound) > 0) == (size < 0.1), "for small steps the bound promises something"
 
 
+def test_without_discount_nothing_is_promised() -> None:
+    gain = kl = torch.tensor(0.1)
+    assert diagnostics.improvement_lower_bound(gain, kl, gain, gain, gamma=1.0) == -torch.inf
+
+
 def test_the_behaviour_gap_is_the_largest_among_active_rows() -> None:
     before, after, active = evaluations()
     gaps = (before.log_prob - after.log_prob).abs()
