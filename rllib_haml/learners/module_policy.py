@@ -83,19 +83,9 @@ class RecurrentPolicy(ModulePolicy):
         steps = ~joint.last
         self._unit = joint.unit_begins(max_seq_len)[steps].cumsum(0) - 1
         self._sequences = Sequences.of(joint.fragment[steps], self._unit, self.active.T)
-        self._first = self._state_before_fragments(columns)
+        # (F · K, ...)
+        self._first = tree.map_structure(lambda x: x.flatten(0, 1), columns[Columns.STATE_IN])
         self._before = self._unrolled()
-
-    def _state_before_fragments(self, columns: dict[str, Any]) -> Any:
-        """Tree of (F · K, ...)."""
-        if Columns.STATE_IN in columns:
-            return tree.map_structure(lambda x: x.flatten(0, 1), columns[Columns.STATE_IN])
-        if len(self._unit):
-            raise ValueError(
-                f"{type(self._module).__name__} remembers, but the fragments do not hold its states."
-            )
-        initial = self._module.get_initial_state()
-        return tree.map_structure(lambda x: self.behaviour_logp.new_zeros(0, *x.shape), initial)
 
     def _unrolled(self) -> Any:
         """The state before each sequence under the present weights, (B, ...)."""

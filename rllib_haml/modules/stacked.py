@@ -16,6 +16,7 @@ from rllib_haml.modules.actor import ACTION_MASK, Actor
 from rllib_haml.modules.encoders import flat_size, flatten_rows
 from rllib_haml.modules.heads import GaussianHead, Head, LogitsHead
 from rllib_haml.modules.images import ImageEncoder
+from rllib_haml.modules.recurrent import State
 
 AgentID = Hashable
 Layer = Callable[[Tensor], Tensor]
@@ -40,7 +41,14 @@ class StackedActors:
         self.agents = tuple(agents)
         self._spaces = [actor.observation_space for actor in actors]
         self._width = max(map(flat_size, self._spaces))
-        self._layers = stack_layers([actor.network for actor in actors])
+        self._step = None if first.memory is None else first.memory.step
+        if self._step is None:
+            self._layers = stack_layers([actor.network for actor in actors])
+        else:
+            parts: list[tuple[Any, Any, Any]] = [(a.network, a.memory, a.output) for a in actors]
+            self._layers = stack_layers([nn.Sequential(*net, m.input_gates) for net, m, _ in parts])
+            self._hidden_gates = stack_layers([nn.Sequential(m.hidden_gates) for _, m, _ in parts])
+            self._readout = stack_layers([nn.Sequential(m.norm, output) for _, m, output in parts])
         self._device = next(first.parameters()).device
         # The common case spares a walk through the spaces.
         self._plain = all(map(_is_vector, self._spaces))
@@ -76,15 +84,28 @@ class StackedActors:
         free = torch.ones_like(next(iter(given.values())))
         return torch.stack([given.get(a, free) for a in self.agents])
 
-    def forward(self, obs: Tensor) -> Tensor:
-        """(G, E, in) flattened observations → (G, E, out) means or logits."""
-        for layer in self._layers:
-            obs = layer(obs)
-        return obs
+    def gather_states(self, states: Mapping[AgentID, Any]) -> State:
+        """Each part of the agents' recurrent states, (G, E, H); nothing for those that do not remember."""
+        if self._step is None:
+            return {}
+        parts = states[self.agents[0]]
+        return {p: self._tensor(np.stack([states[a][p] for a in self.agents])) for p in parts}
 
-    def act(self, obs: Tensor, mask: Tensor | None, generator: torch.Generator | None) -> tuple[Any, Tensor]:
-        """Actions, a tree of (G, E, ...), and their log-probabilities (G, E); the modes without generator."""
-        out = self.forward(obs)
+    def forward(self, obs: Tensor, state: State) -> tuple[Tensor, State]:
+        """(G, E, in) flattened observations → (G, E, out) means or logits, and the next recurrent states."""
+        out = _through(self._layers, obs)
+        if self._step is None:
+            return out, state
+        state = self._step(out, _through(self._hidden_gates, state["h"]), state)
+        return _through(self._readout, state["h"]), state
+
+    def act(self, out: Tensor, mask: Tensor | None, generator: torch.Generator | None) -> tuple[Any, Tensor]:
+        """Actions, a tree of (G, E, ...), and their log-probabilities (G, E); the modes without generator.
+
+        Args:
+            out: Of `forward`.
+            mask: Of `gather_masks`.
+        """
         if self._std is not None:
             return self._act_gaussian(out, self._std, generator)
         parameters = (
@@ -118,7 +139,8 @@ def architecture(actor: Actor) -> Hashable:
     )
     masked = ACTION_MASK in getattr(actor.observation_space, "spaces", {})
     columns = -(-flat_size(actor.observation_space) // PADDED_COLUMNS)
-    return str(actor.head.family), layers, columns, masked
+    memory = actor.memory and (type(actor.memory), actor.memory.size)
+    return str(actor.head.family), layers, memory, columns, masked
 
 
 def stack_layers(networks: Sequence[nn.Sequential]) -> list[Layer]:
@@ -145,6 +167,12 @@ def stack_layers(networks: Sequence[nn.Sequential]) -> list[Layer]:
         else:
             stacked.append(torch.relu_ if isinstance(first, nn.ReLU) else first)
     return stacked
+
+
+def _through(layers: Sequence[Layer], x: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x)
+    return x
 
 
 def _is_vector(space: spaces.Space) -> bool:

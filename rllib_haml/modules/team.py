@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
@@ -13,6 +13,7 @@ import tree
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.utils.numpy import convert_to_numpy
 from torch import Tensor
 
 from rllib_haml.modules.actor import ACTION_MASK, Actor
@@ -20,6 +21,9 @@ from rllib_haml.modules.stacked import StackedActors, architecture
 
 AgentID = Hashable
 ModuleID = str
+
+# What a module may say of its actions.
+ACTS = (Columns.ACTION_DIST_INPUTS, Columns.ACTIONS, Columns.ACTION_LOGP)
 
 
 @dataclass
@@ -29,10 +33,12 @@ class TeamAction:
     Attributes:
         actions: Per agent (E, ...) raw samples of its distribution, numpy.
         logp: Per agent (E,) float32, joint over the action's dimensions.
+        state: Per agent with a recurrent policy its state afterwards, a tree of (E, ...).
     """
 
     actions: dict[AgentID, Any]
     logp: dict[AgentID, np.ndarray]
+    state: dict[AgentID, Any] = field(default_factory=dict)
 
 
 class TeamModule(MultiRLModule):
@@ -40,19 +46,7 @@ class TeamModule(MultiRLModule):
 
     To RLlib it is a plain MultiRLModule; `act` is the fast way to all agents' actions. Call `refresh`
     after the weights have changed.
-
-    Raises:
-        ValueError: (when built) if a policy has a recurrent state.
     """
-
-    def setup(self) -> None:
-        super().setup()
-        for module_id, module in self.items():
-            if module.is_stateful():
-                raise ValueError(
-                    f"Policy {module_id!r} ({type(module).__name__}) has a recurrent state, which this "
-                    f"package does not carry: use a module without one (for RLlib's own: use_lstm=False)."
-                )
 
     def refresh(self, module_of: Mapping[AgentID, ModuleID]) -> None:
         """Groups the agents into stacks and copies the present weights.
@@ -72,6 +66,11 @@ class TeamModule(MultiRLModule):
         with torch.no_grad():
             self._stacks = [StackedActors(agents, self._actors(agents)) for agents in groups.values()]
 
+    def initial_states(self) -> dict[AgentID, Any]:
+        """Per agent with a recurrent policy its state at an episode's start, a tree of arrays."""
+        modules = {agent: self[module_id].unwrapped() for agent, module_id in self._module_of.items()}
+        return {a: convert_to_numpy(m.get_initial_state()) for a, m in modules.items() if m.is_stateful()}
+
     def _actors(self, agents: list[AgentID]) -> list[Any]:
         return [self[self._module_of[agent]].unwrapped() for agent in agents]
 
@@ -80,6 +79,7 @@ class TeamModule(MultiRLModule):
         self,
         obs: Mapping[AgentID, Any],
         action_mask: Mapping[AgentID, np.ndarray],
+        state: Mapping[AgentID, Any],
         *,
         generator: torch.Generator,
         explore: bool,
@@ -89,6 +89,7 @@ class TeamModule(MultiRLModule):
         Args:
             obs: Per agent a tree of arrays (E, ...).
             action_mask: Per agent (E, n_i) bool, for those that have one.
+            state: Per agent with a recurrent policy its state, a tree of arrays (E, ...).
             generator: Source of all randomness of the default actors, on the modules' device; modules of
                 the user's own draw from torch's global generator.
             explore: Sample; else take each distribution's mode.
@@ -96,23 +97,32 @@ class TeamModule(MultiRLModule):
         result = TeamAction({}, {})
         for stack in self._stacks:
             rows, masks = stack.gather(obs), stack.gather_masks(action_mask)
-            actions, logp = stack.act(rows, masks, generator if explore else None)
+            out, after = stack.forward(rows, stack.gather_states(state))
+            actions, logp = stack.act(out, masks, generator if explore else None)
             actions, logp = _map(_array, actions), _array(logp)
             for g, agent in enumerate(stack.agents):
                 result.actions[agent] = _map(itemgetter(g), actions)
                 result.logp[agent] = logp[g]
+                if after:
+                    result.state[agent] = {part: _array(x[g]) for part, x in after.items()}
         for agent in self._alone:
-            batch = {Columns.OBS: tree.map_structure(lambda x: _tensor(x, generator.device), obs[agent])}
+            batch: dict[str, Any] = {Columns.OBS: _tensors(obs[agent], generator.device)}
             if agent in action_mask:
-                batch[ACTION_MASK] = _tensor(action_mask[agent], generator.device)
+                batch[ACTION_MASK] = _tensors(action_mask[agent], generator.device)
+            if agent in state:
+                batch = {k: tree.map_structure(lambda x: x[:, None], v) for k, v in batch.items()}
+                batch[Columns.STATE_IN] = _tensors(state[agent], generator.device)
             module = self[self._module_of[agent]]
-            result.actions[agent], result.logp[agent] = _act_alone(module, batch, explore)
+            out = module.forward_exploration(batch) if explore else module.forward_inference(batch)
+            if agent in state:
+                result.state[agent] = tree.map_structure(_array, out[Columns.STATE_OUT])
+                out = {key: tree.map_structure(lambda x: x[:, 0], out[key]) for key in ACTS if key in out}
+            result.actions[agent], result.logp[agent] = _act_alone(module, out, explore)
         return result
 
 
-def _act_alone(module: RLModule, batch: dict[str, Any], explore: bool) -> tuple[Any, np.ndarray]:
-    """One agent's actions by RLlib's own protocol: what its `GetActions` connector does."""
-    out = module.forward_exploration(batch) if explore else module.forward_inference(batch)
+def _act_alone(module: RLModule, out: dict[str, Any], explore: bool) -> tuple[Any, np.ndarray]:
+    """One agent's actions by RLlib's own protocol: what its `GetActions` connector does with `out`."""
     distribution: Any = None
     if Columns.ACTION_DIST_INPUTS in out:
         kind = module.get_exploration_action_dist_cls() if explore else module.get_inference_action_dist_cls()
@@ -145,5 +155,5 @@ def _array(x: Any) -> np.ndarray:
     return x.cpu().numpy()
 
 
-def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.as_tensor(array).to(device)
+def _tensors(arrays: Any, device: torch.device) -> Any:
+    return tree.map_structure(lambda x: torch.as_tensor(x).to(device), arrays)

@@ -37,7 +37,8 @@ class JointFragment:
         source: (env runner, sub-environment).
         weights_seq_no: Version of the weights that sampled.
         first_row: First row's place in the global train batch; set by the driver.
-        actor_state: Of the agents with a recurrent policy: its state before the first row, a tree of arrays.
+        actor_state: Per agent with a recurrent policy its state before the first row, a tree of arrays;
+            left out, it is the initial one.
     """
 
     obs: dict[AgentID, Any]

@@ -10,6 +10,7 @@ import tree
 from gymnasium import spaces
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.masks import MaskCheck, nothing_allowed
@@ -74,7 +75,22 @@ def from_episode(episode: MultiAgentEpisode, team: Team, source: tuple[int, int]
         env_t=episode.env_t_started,
         source=source,
         weights_seq_no=0,
+        actor_state={
+            a: _state_before(agent) for a, agent in episode.agent_episodes.items() if _goes_on(agent)
+        },
     )
+
+
+def _goes_on(agent: SingleAgentEpisode) -> bool:
+    """Whether a recurrent policy began this chunk with a state from before."""
+    return agent.t_started > 0 and Columns.STATE_OUT in agent.extra_model_outputs
+
+
+def _state_before(agent: SingleAgentEpisode) -> Any:
+    """The recurrent state after the last step before the chunk, a tree of arrays."""
+    if not agent.extra_model_outputs[Columns.STATE_OUT].lookback:
+        raise unanswered(agent.agent_id)
+    return agent.get_extra_model_outputs(Columns.STATE_OUT, indices=-1, neg_index_as_lookback=True)
 
 
 def _refuse_masks_in_infos(episode: MultiAgentEpisode, team: Team) -> None:

@@ -21,6 +21,7 @@ from ray.rllib.utils.typing import StateDict
 from rllib_haml.envs.registry import resolve_env
 from rllib_haml.modules.team import TeamAction, TeamModule
 from rllib_haml.sampling.actions import ToEnvActions
+from rllib_haml.sampling.actor_states import ActorStates
 from rllib_haml.sampling.finite import check_finite
 from rllib_haml.sampling.fragment import JointFragment, joined
 from rllib_haml.sampling.make_vector import make_vector_team_env
@@ -144,12 +145,17 @@ class JointEnvRunner(MultiAgentEnvRunner):
             # `_seed` grows by 1 from one env runner to the next: this keeps all sub-environments' apart.
             first = self._seed + (self.worker_index or 0) * self.num_envs
             seeds = [first + e for e in range(self.num_envs)]
+        self._actor_states = self._make_actor_states()
         self._now = self._reset(range(self.num_envs), seeds)
         self._started, self._needs_initial_reset = True, False
+
+    def _make_actor_states(self) -> ActorStates:
+        return ActorStates(self.module.initial_states(), self._team.agents, self.num_envs)
 
     def _reset(self, rows: Iterable[int], seeds: list[int | None]) -> TeamStep:
         assert self.env is not None
         step = self.env.team.reset(list(rows), seeds)
+        self._actor_states.restart(list(rows))
         for e in rows:
             self._episodes.start(e, uuid.UUID(bytes=self._random_bytes(16)).hex)
         self._check(step)
@@ -167,6 +173,7 @@ class JointEnvRunner(MultiAgentEnvRunner):
         fragments: list[JointFragment | None] = []
         recorder: Recorder | None = None
         ended = 0
+        self._actor_states.begin_fragments()
         for _ in range(length):
             action = self._random_action() if random_actions else self._act(explore)
             if recorder is None:
@@ -199,11 +206,15 @@ class JointEnvRunner(MultiAgentEnvRunner):
         return [joined([f for f in pieces if f.episode_id == episode]) for episode in ended[:number]]
 
     def _act(self, explore: bool) -> TeamAction:
-        now = self._now
-        return self.module.act(now.obs, now.action_mask, generator=self._generator, explore=explore)
+        now, states = self._now, self._actor_states
+        action = self.module.act(
+            now.obs, now.action_mask, states.now, generator=self._generator, explore=explore
+        )
+        states.advance(action.state, now.active)
+        return action
 
     def _random_action(self) -> TeamAction:
-        """Uniform in the action spaces, drawn from this runner's generator."""
+        """Uniform in the action spaces, drawn from this runner's generator; recurrent states stay."""
         seed = int.from_bytes(self._random_bytes(4), "little")
         actions = {}
         for i, agent in enumerate(self._team.agents):
@@ -224,6 +235,7 @@ class JointEnvRunner(MultiAgentEnvRunner):
             env_t=int(self._episodes.steps[e]) - length,
             source=(self.worker_index or 0, e),
             weights_seq_no=self._weights_seq_no,
+            actor_state=self._actor_states.before_fragment(e),
         )
 
     def _check(self, step: TeamStep) -> None:
@@ -248,6 +260,7 @@ class JointEnvRunner(MultiAgentEnvRunner):
                 "needs_reset": self._needs_initial_reset,
                 "env": env.get_state() if saves else None,
                 "now": deepcopy(self._now) if saves else None,
+                "actor_states": deepcopy(self._actor_states.now) if saves else None,
                 "episodes": self._episodes.get_state() if saves else None,
             }
         return state
@@ -272,6 +285,9 @@ class JointEnvRunner(MultiAgentEnvRunner):
             return
         self.env.team.set_state(own["env"])
         self._now = deepcopy(own["now"])
+        self.module.refresh(self._team.module_of)
+        self._actor_states = self._make_actor_states()
+        self._actor_states.now.update(deepcopy(own.get("actor_states", {})))
         self._episodes.set_state(own["episodes"])
         self._started, self._needs_initial_reset = True, needs_reset
 

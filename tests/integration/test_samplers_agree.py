@@ -41,6 +41,27 @@ class ScriptedActor(TorchRLModule):
         return {Columns.ACTIONS: actions, Columns.ACTION_LOGP: -0.01 * phase}
 
 
+class RememberingActor(ScriptedActor):
+    """The same, with a recurrent state that its log-probability tells."""
+
+    START, DECAY = 100.0, 0.5
+
+    def get_initial_state(self) -> dict[str, Any]:
+        return {"seen": np.full(1, self.START, np.float32)}
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        obs, seen, told = batch[Columns.OBS], batch[Columns.STATE_IN]["seen"], []
+        actions = super()._forward({Columns.OBS: obs.flatten(0, 1)})[Columns.ACTIONS]
+        for now in obs.unbind(1):
+            told.append(seen[:, 0])
+            seen = self.DECAY * seen + now[:, :3].sum(-1, keepdim=True)
+        return {
+            Columns.ACTIONS: actions.unflatten(0, obs.shape[:2]),
+            Columns.ACTION_LOGP: torch.stack(told, dim=1),
+            Columns.STATE_OUT: {"seen": seen},
+        }
+
+
 def runner(cls: type, env: str, actor: type, **env_config: Any) -> Any:
     config = (
         HAPPOConfig()
@@ -77,6 +98,8 @@ def episodes(
         for fragment in sorted(fragments, key=lambda f: [*seen, f.episode_id].index(f.episode_id)):
             if fragment.episode_id not in seen:
                 seen.append(fragment.episode_id)
+            if actor is RememberingActor:
+                check_states(fragment)
             for t in range(len(fragment)):
                 rows[(seen.index(fragment.episode_id), fragment.env_t + t)] = row(fragment, t)
     sampler.stop()
@@ -103,6 +126,16 @@ def row(fragment: JointFragment, t: int) -> dict[str, Any]:
         "terminated": fragment.terminated and ends,
         "truncated": fragment.truncated and ends,
     }
+
+
+def check_states(fragment: JointFragment) -> None:
+    """From the recorded state on, the actor was in the states that its log-probabilities tell."""
+    start = {"seen": np.full(1, RememberingActor.START, np.float32)}
+    for agent, obs in fragment.obs.items():
+        state = fragment.actor_state.get(agent, start)["seen"][0]
+        for t in np.flatnonzero(fragment.active[agent][:-1]):
+            assert state == fragment.logp[agent][t], (agent, fragment.env_t + t)
+            state = RememberingActor.DECAY * state + obs[t, :3].sum()
 
 
 SCRIPTS: dict[str, dict[str, Any]] = {
@@ -134,6 +167,21 @@ def test_both_samplers_give_the_same_rows(ray_cluster: Any, kind: type, script: 
     fast = episodes(JointEnvRunner, "scripted", **script)
     stock = episodes(MultiAgentEnvRunner, "scripted", **script)
     assert_same_rows(fast, stock)
+
+
+@pytest.mark.parametrize("name", ["a death, then a time limit", "one joins late"])
+def test_both_samplers_carry_the_same_recurrent_states(ray_cluster: Any, name: str) -> None:
+    """Each actor tells its state in its log-probability, each fragment that with which it began."""
+    register_env("scripted", lambda config: ScriptedMultiAgentEnv(**config))
+    fast = episodes(JointEnvRunner, "scripted", RememberingActor, **SCRIPTS[name])
+    assert_same_rows(fast, episodes(MultiAgentEnvRunner, "scripted", RememberingActor, **SCRIPTS[name]))
+
+
+def test_the_state_of_an_agent_that_is_not_observed_stays(ray_cluster: Any) -> None:
+    register_env("scripted", lambda config: ScriptedMultiAgentEnv(**config))
+    rows = episodes(JointEnvRunner, "scripted", RememberingActor, skips={"carrier": (2, 4)})
+    told = [rows[0, t]["logp"]["carrier"] for t in (1, 3)]
+    assert told[1] == RememberingActor.DECAY * told[0] + rows[0, 1]["obs"]["carrier"][:3].sum()
 
 
 def test_an_agent_that_is_not_observed_for_a_while(ray_cluster: Any) -> None:

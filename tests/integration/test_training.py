@@ -96,15 +96,6 @@ def test_an_rlmodule_of_rllibs_ppo_works_as_an_actor(ray_cluster: Any) -> None:
     algo.stop()
 
 
-def test_a_recurrent_rlmodule_is_refused(ray_cluster: Any) -> None:
-    config = small(HAPPOConfig()).rl_module(
-        rl_module_spec=RLModuleSpec(module_class=DefaultPPOTorchRLModule),
-        model_config={"use_lstm": True, "lstm_cell_size": 8, "max_seq_len": 4},
-    )
-    with pytest.raises(ValueError, match=r"'(scout|carrier|anchor)'.*recurrent state"):
-        config.build_algo()
-
-
 class CountEpisodes(RLlibCallback):
     """An episode callback, which only RLlib's own env runner can serve."""
 

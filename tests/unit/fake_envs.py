@@ -207,6 +207,48 @@ class ScriptedParallelEnv(_Scripted, ParallelEnv):
         return np.array([self.episode, self.time, alive], np.float64)
 
 
+class MemoryGame(MultiAgentEnv):
+    """Each agent is shown a cue at the first step and must name it at the last; between, all look alike.
+
+    The team's reward is the share of agents that are right: 0.5 by chance, 1 by memory. It can be saved.
+    """
+
+    LENGTH = 5
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        self.possible_agents = self.agents = ["left", "right"]
+        super().__init__()
+        box, choice = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Discrete(2)
+        self.observation_spaces = dict.fromkeys(self.agents, box)
+        self.action_spaces = dict.fromkeys(self.agents, choice)
+        self._rng = np.random.default_rng()
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        self._time, self._cue = 0, self._rng.integers(2, size=2)
+        return self._obs(), {}
+
+    def _obs(self) -> dict[str, np.ndarray]:
+        shown = 2.0 * self._cue - 1 if self._time == 0 else np.zeros(2)
+        time = self._time / self.LENGTH
+        return {a: np.array([x, time], np.float32) for a, x in zip(self.agents, shown, strict=True)}
+
+    def step(self, action_dict: dict[str, Any]) -> Any:
+        self._time += 1
+        over = self._time == self.LENGTH
+        right = [action_dict[a] == x for a, x in zip(self.agents, self._cue, strict=True)]
+        rewards = dict.fromkeys(self.agents, float(np.mean(right)) if over else 0.0)
+        return self._obs(), rewards, {"__all__": over}, {"__all__": False}, {}
+
+    def get_state(self) -> dict[str, Any]:
+        return {"time": self._time, "cue": self._cue.copy(), "rng": self._rng.bit_generator.state}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._time, self._cue = state["time"], np.array(state["cue"])
+        self._rng.bit_generator.state = state["rng"]
+
+
 def action_script(env: Any, episode: int, step: int) -> dict[str, Any]:
     """A valid action for each agent of `env`, a function of (agent, episode, step) alone."""
     actions: dict[str, Any] = {}

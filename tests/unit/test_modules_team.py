@@ -81,7 +81,7 @@ def act(
     module: TeamModule, obs: dict[str, Any], mask: Any = None, seed: int = 0, explore: bool = True
 ) -> TeamAction:
     generator = torch.Generator().manual_seed(seed)
-    return module.act(obs, mask or {}, generator=generator, explore=explore)
+    return module.act(obs, mask or {}, {}, generator=generator, explore=explore)
 
 
 def tensors(value: Any) -> Any:

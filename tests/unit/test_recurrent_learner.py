@@ -57,9 +57,11 @@ def double(value: Any) -> Any:
     return tree.map_structure(lambda x: x.double() if x.is_floating_point() else x, value)
 
 
-def batch_of(made: list[JointFragment]) -> JointBatch:
+def batch_of(made: list[JointFragment], kind: str = "use_lstm") -> JointBatch:
     connector = JointBatchConnector(TEAM, "shared", "cpu", "arena")
-    return JointBatch.of(connector(rl_module=None, batch={}, episodes=made))
+    modules = {module_id: actor(kind, module_id) for module_id in ("boss", "hands")}
+    modules["zed"] = None
+    return JointBatch.of(connector(rl_module=modules, batch={}, episodes=made))
 
 
 def actor(kind: str, module_id: str) -> Any:
@@ -146,7 +148,7 @@ def test_policies_read_fragments_as_a_loop_does(kind: str, module_id: str) -> No
     """From the recorded states, past absent rows, under new weights too."""
     made = fragments(kind)
     module = actor(kind, module_id)
-    policy = policy_of(module, module_id, batch_of(made))
+    policy = policy_of(module, module_id, batch_of(made, kind))
     with torch.no_grad():
         assert_equal(policy.evaluate(slice(None)), by_hand(module, kind, module_id, made)[0])
         disturb(module, 0.1)
@@ -167,7 +169,7 @@ def test_gradients_are_those_of_truncated_backpropagation(kind: str) -> None:
     """Sequences begin with the states of the weights before the move, also when these have moved."""
     made = fragments(kind)
     module = actor(kind, "hands")
-    joint = batch_of(made)
+    joint = batch_of(made, kind)
     policy = policy_of(module, "hands", joint)
     starts = by_hand(module, kind, "hands", made)[1]
     disturb(module, 0.1)
@@ -189,7 +191,7 @@ def test_gradients_are_those_of_truncated_backpropagation(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_minibatches_hold_whole_sequences(kind: str) -> None:
-    joint = batch_of(fragments(kind))
+    joint = batch_of(fragments(kind), kind)
     policy = policy_of(actor(kind, "hands"), "hands", joint)
     units = joint.unit_begins(3)[~joint.last].long().cumsum(0) - 1
     assert units.bincount().tolist() == [3, 2, 1, 3, 3, 3, 3, 3, 3, 3, 3, 3], "of 5, 1, 9, 6 and 12 rows"
@@ -204,7 +206,7 @@ def test_minibatches_hold_whole_sequences(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_the_present_policy_every_ratio_is_one(kind: str) -> None:
-    policy = policy_of(actor(kind, "boss"), "boss", batch_of(fragments(kind)))
+    policy = policy_of(actor(kind, "boss"), "boss", batch_of(fragments(kind), kind))
     with torch.no_grad():
         before = policy.evaluate(slice(None))
     assert torch.equal(policy.evaluate(slice(None)).log_prob, before.log_prob)
@@ -218,15 +220,15 @@ def test_a_learner_without_rows_evaluates_nothing() -> None:
     assert flat_gradient(got.log_prob.sum(), policy.parameters()).abs().sum() == 0
 
 
-def test_fragments_without_states_are_refused() -> None:
-    made = [make_fragment(4, masked=("left", "right"))]
-    with pytest.raises(ValueError, match="Actor remembers"):
-        policy_of(actor("use_gru", "hands"), "hands", batch_of(made))
+def test_a_fragment_without_states_begins_with_the_initial_one() -> None:
+    states = batch_of([make_fragment(4)], "use_gru").policies["hands"]["state_in"]
+    assert states["h"].shape == (1, 2, SIZE)
+    assert not states["h"].any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_second_derivatives_and_the_kl_ball(kind: str) -> None:
-    joint = batch_of(fragments(kind))
+    joint = batch_of(fragments(kind), kind)
     policy = policy_of(actor(kind, "boss"), "boss", joint)
     rows = JointRows.whole(len(joint.row))
     advantage = torch.randn(len(joint.row), dtype=torch.float64)
@@ -279,7 +281,7 @@ def values_by_hand(module: Any, kind: str, states: Tensor, state: Any) -> tuple[
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_critic_reads_fragments_as_a_loop_does(kind: str) -> None:
     made = fragments(kind)
-    joint = batch_of(made)
+    joint = batch_of(made, kind)
     module = critic(kind, joint.states.shape[1])
     first = {p: torch.randn(len(made), SIZE, dtype=torch.float64) for p in module.get_initial_state()}
     values = RecurrentStateValues(module, joint, first, 3)
@@ -298,7 +300,7 @@ def test_the_critic_reads_fragments_as_a_loop_does(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_critics_gradients_are_truncated(kind: str) -> None:
-    joint = batch_of([make_fragment(8, 4)])
+    joint = batch_of([make_fragment(8, 4)], kind)
     module = critic(kind, joint.states.shape[1])
     start = {p: torch.zeros(SIZE, dtype=torch.float64) for p in module.get_initial_state()}
     values = RecurrentStateValues(module, joint, {p: x[None] for p, x in start.items()}, 3)
