@@ -3,9 +3,9 @@
     nice -n 10 python tests/learning/grid.py --out tests/learning/results/grid.csv
 
 Each row of the CSV is one run: after how many env steps the mean score of the last 200 steps of each
-sub-environment reached 95 % of the optimum, or the last score where it did not within `--steps`. Runs that the
-file already has are not repeated, so an interrupted grid goes on. `--shuffled` runs the control: paid the
-scores of other steps, no algorithm may leave chance. `--summary` prints the file as a table.
+sub-environment reached 95 % of the optimum, or the last score where it did not within `--steps`. Runs
+that the file already has are not repeated, so an interrupted grid goes on. `--shuffled` runs the control:
+paid the scores of other steps, no algorithm may leave chance. `--summary` prints the file as a table.
 """
 
 from __future__ import annotations
