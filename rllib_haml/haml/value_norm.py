@@ -34,7 +34,7 @@ class ValueNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, returns: Tensor, all_reduce: Callable[[Tensor], Tensor] = alone) -> None:
-        """Takes in one batch.
+        """Takes in one batch; one without any return leaves all as it was.
 
         Args:
             returns: Of any shape, in the reward's units; this learner's part of the batch.
@@ -43,10 +43,14 @@ class ValueNorm(nn.Module):
         x = returns.double()
         moments = torch.stack([x.sum(), x.square().sum(), x.new_tensor(x.numel())])
         total, squares, count = all_reduce(moments)
-        keep = self.beta
-        self.mean_sum.mul_(keep).add_(total / count, alpha=1 - keep)
-        self.square_sum.mul_(keep).add_(squares / count, alpha=1 - keep)
-        self.debias.mul_(keep).add_(1 - keep)
+        new = (count > 0) * torch.full_like(count, 1 - self.beta)
+        count = count.clamp(min=1)
+        for mean, value in (
+            (self.mean_sum, total / count),
+            (self.square_sum, squares / count),
+            (self.debias, torch.ones_like(count)),
+        ):
+            mean.lerp_(value, new)
 
     def mean_var(self) -> tuple[Tensor, Tensor]:
         """Mean and variance so far, float64 scalars; before any update 0 and the variance floor."""

@@ -206,6 +206,18 @@ def test_value_norm_floor_and_start() -> None:
     assert norm.normalise(torch.zeros(2)).dtype == norm.denormalise(torch.zeros(2)).dtype == torch.float32
 
 
+def test_value_norm_ignores_a_batch_in_which_nothing_counts() -> None:
+    norm, batch = ValueNorm(0.9), torch.tensor(reward_batches()[0])
+    norm.update(batch[:0])
+    assert [float(x) for x in norm.mean_var()] == [0.0, norm.min_variance]
+    norm.update(batch)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    norm.update(batch[:0])
+    assert all(torch.equal(value, norm.state_dict()[name]) for name, value in before.items())
+    norm.update(batch[:1])
+    assert not torch.equal(before["mean_sum"], norm.mean_sum), "control"
+
+
 def test_value_norm_survives_a_checkpoint() -> None:
     """A state dict restores the statistics, in full precision."""
     norm, restored = ValueNorm(), ValueNorm()
