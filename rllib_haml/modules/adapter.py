@@ -48,6 +48,26 @@ class Adapter(TorchRLModule):
         # Not as an attribute that is a module: torch would register it.
         self._bound: tuple[_Call] | None = None
 
+    @classmethod
+    def over(cls, backbone: Actor, config: LoRAConfig, *, train_backbone: bool = False) -> Adapter:
+        """A new adapter that is bound to `backbone`; its policy is the backbone's.
+
+        Raises:
+            ValueError: If `config` does not fit the backbone.
+        """
+        adapter = cls(
+            observation_space=backbone.observation_space,
+            action_space=backbone.action_space,
+            model_config={
+                **backbone.model_config,
+                "lora": config.to_dict(),
+                "train_backbone": train_backbone,
+            },
+        )
+        adapter.to(next(backbone.parameters()))
+        adapter.bind(backbone)
+        return adapter
+
     def bind(self, backbone: Actor) -> None:
         """Acts through `backbone` from now on, which stays where it is.
 
@@ -110,19 +130,8 @@ class Adapter(TorchRLModule):
 
     def refactored(self, config: LoRAConfig) -> Adapter:
         """Its policy in factors of other ranks, as near as these allow (see `LoRA.assign`)."""
-        made = self._alike(config)
+        made = Adapter.over(self.backbone, config, train_backbone=self.train_backbone)
         made.lora.assign(self.lora.deltas())
-        return made
-
-    def _alike(self, config: LoRAConfig) -> Adapter:
-        made = Adapter(
-            observation_space=self.observation_space,
-            action_space=self.action_space,
-            model_config={**self.model_config, "lora": config.to_dict()},
-        )
-        made.to(next(self.parameters()))
-        if self._bound is not None:
-            made.bind(self.backbone)
         return made
 
     def start_from(self, how: Literal["zero", "copy", "mean"], peers: Sequence[Adapter] = ()) -> None:

@@ -12,6 +12,7 @@ from ray.rllib.core.columns import Columns
 
 from rllib_haml.modules.actor import ACTION_MASK, Actor
 from rllib_haml.modules.adapter import Adapter
+from rllib_haml.modules.lora_config import LoRAConfig
 
 OBS = spaces.Box(-1, 1, (5,), np.float32)
 HEADS: dict[str, spaces.Space] = {
@@ -39,17 +40,8 @@ def make_actor(head: str = "box", network: str = "mlp", seed: int = 0, **changes
 
 def make_adapter(backbone: Actor, seed: int = 1, *, train_backbone: bool = False, **lora: Any) -> Adapter:
     torch.manual_seed(seed)
-    adapter = Adapter(
-        observation_space=backbone.observation_space,
-        action_space=backbone.action_space,
-        model_config={
-            **backbone.model_config,
-            "lora": {"r": 2, "lora_alpha": 3} | lora,
-            "train_backbone": train_backbone,
-        },
-    )
-    adapter.bind(backbone)
-    return adapter
+    config = LoRAConfig(**{"r": 2, "lora_alpha": 3} | lora)
+    return Adapter.over(backbone, config, train_backbone=train_backbone)
 
 
 def learnt(backbone: Actor, seed: int = 1, **lora: Any) -> Adapter:
@@ -66,7 +58,7 @@ def perturb(module: torch.nn.Module, seed: int) -> None:
         parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
 
 
-def make_batch(actor: Actor | Adapter, rows: int = 6, seed: int = 2) -> dict[str, Any]:
+def make_batch(actor: Any, rows: int = 6, seed: int = 2) -> dict[str, Any]:
     """What the forwards take: rows, or sequences of 4 steps from a state for a module that remembers."""
     generator = torch.Generator().manual_seed(seed)
     state = actor.get_initial_state()

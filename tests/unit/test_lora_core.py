@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lora_teams import learnt, make_actor, perturb
+from lora_teams import OBS, learnt, make_actor, make_batch, perturb
+from ray.rllib.core.columns import Columns
 from torch import Tensor
+from torch.func import functional_call
 
+from rllib_haml.modules.critic import Critic
 from rllib_haml.modules.lora import LoRA, stack_effective
 from rllib_haml.modules.lora_config import LoRAConfig
 
@@ -138,7 +141,7 @@ def test_stacked_weights_reach_every_agents_factors() -> None:
     for i, lora in enumerate(loras):
         perturb(lora, i)
     stacked = stack_effective(base, loras)
-    sum((stacked[t.name][0] ** 2).sum() for t in loras[0].targets).backward()  # type: ignore[union-attr]
+    torch.stack([stacked[t.name][0].square().sum() for t in loras[0].targets]).sum().backward()
     reached = [all(p.grad is not None and bool(p.grad.any()) for p in lora.parameters()) for lora in loras]
     assert reached == [True, False]
 
@@ -192,3 +195,21 @@ def test_assigning_keeps_what_the_ranks_can_express() -> None:
     second.assign(first.deltas())
     for name, delta in first.deltas().items():
         torch.testing.assert_close(second.deltas()[name], delta, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("memory", [{}, {"use_gru": True, "lstm_cell_size": 6}])
+def test_a_critic_can_be_adapted_too(memory: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    critic = Critic(observation_space=OBS, model_config={"fcnet_hiddens": [8, 7]} | memory)
+    base = {name: p.detach() for name, p in critic.named_parameters()}
+    lora = LoRA(critic, LoRAConfig(r=3))
+    batch = make_batch(critic)
+
+    def values() -> Tensor:
+        return functional_call(critic, lora.effective(base), (batch,))[Columns.VF_PREDS]
+
+    before = critic.forward_train(batch)[Columns.VF_PREDS]
+    assert torch.equal(values(), before)
+    perturb(lora, 1)
+    assert (values() - before).abs().max() > 1e-2
+    assert {target.rank for target in lora.targets} == {3, None}, "the last layer is of rank 1: dense"
