@@ -45,10 +45,13 @@ def config(num_learners: int, learner_class: type, **training: Any) -> HAPPOConf
 
 
 def fragments(seed: int) -> list[JointFragment]:
-    """Random ones: the first is terminal, the second cut by a time limit, `anchor` is absent from some."""
+    """Random ones: the first is terminal, the second cut by a time limit, `anchor` is absent from some.
+
+    The others go on in the next update, with the lengths in another order.
+    """
     rng = np.random.default_rng(seed)
     made = []
-    for index, length in enumerate(LENGTHS):
+    for index, length in enumerate(lengths(seed)):
         active = {name: np.ones(length + 1, bool) for name in NAMES}
         active["anchor"] = rng.random(length + 1) < (0.0 if index == 2 else 0.7)
         made.append(
@@ -63,12 +66,16 @@ def fragments(seed: int) -> list[JointFragment]:
                 terminated=index == 0,
                 truncated=index == 1,
                 episode_id=f"e{index}",
-                env_t=0,
+                env_t=sum(lengths(earlier)[index] for earlier in range(seed)) if index > 1 else 0,
                 source=(0, index),
                 weights_seq_no=0,
             )
         )
     return made
+
+
+def lengths(seed: int) -> list[int]:
+    return [*LENGTHS[:2], *np.roll(LENGTHS[2:], seed).tolist()]
 
 
 def rows(rng: np.random.Generator, space: gym.Space, length: int, present: np.ndarray) -> np.ndarray:
@@ -80,8 +87,15 @@ def rows(rng: np.random.Generator, space: gym.Space, length: int, present: np.nd
     return values
 
 
-def trained(num_learners: int, updates: int, learner_class: type = Float64Learner, **training: Any) -> Any:
-    algo = config(num_learners, learner_class, **training).build_algo()
+def trained(
+    num_learners: int,
+    updates: int,
+    learner_class: type = Float64Learner,
+    model: dict[str, Any] | None = None,
+    **training: Any,
+) -> Any:
+    settings = config(num_learners, learner_class, **training)
+    algo = settings.rl_module(model_config={**settings.model_config, **(model or {})}).build_algo()
     results = None
     for update in range(updates):
         data = JointTrainingData(episodes=in_batch_order(fragments(update)))  # type: ignore[arg-type]
@@ -119,6 +133,26 @@ def test_two_learners_equal_one_in_float64(one: Any) -> None:
     assert distance(both[0], alone) < 1e-9
     start, _ = trained(0, updates=0)
     assert distance(alone, start[0]) > 1e-2, "the updates must have moved the weights"
+
+
+def test_two_recurrent_learners_equal_one_in_float64(ray_cluster: Any) -> None:
+    """Episodes go on from update to update, and are dealt to the other learner."""
+    memory = {"use_gru": True, "lstm_cell_size": 8, "max_seq_len": 6}
+    (alone,), _ = trained(0, updates=4, model=memory)
+    both, _ = trained(2, updates=4, model=memory)
+    assert distance(both[0], both[1]) == 0.0, "ranks must agree bit for bit"
+    assert distance(both[0], alone) < 1e-9
+    (forgetful,), _ = trained(0, updates=4, model=memory, learner_class=ForgetfulLearner)
+    assert distance(forgetful, alone) > 1e-4, "control: what the critic remembers matters"
+
+
+class ForgetfulLearner(Float64Learner):
+    """Control: its critic begins every fragment as if it began an episode."""
+
+    def _update(self, batch: dict[str, Any], **kwargs: Any) -> Any:
+        for critic in self._critics.values():
+            critic.memory._known.clear()
+        return super()._update(batch, **kwargs)
 
 
 def test_a_remote_learner_equals_the_local_one(one: Any) -> None:

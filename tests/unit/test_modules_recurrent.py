@@ -7,8 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tree
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from recurrent_cells import CELLS
 from torch import Tensor, nn
 
@@ -16,6 +20,7 @@ from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.critic import Critic
 from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.recurrent import GRU, LSTM, Memory, with_memory
+from rllib_haml.modules.team import TeamModule
 
 KINDS = {"use_gru": GRU, "use_lstm": LSTM}
 BOX = spaces.Box(-1, 1, (3,), np.float32)
@@ -152,3 +157,77 @@ def test_the_critic_remembers_as_the_actors_do_or_not(critic_is_recurrent: bool)
 def test_what_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelConfig.from_dict(wrong)
+
+
+def obs_space(width: int) -> spaces.Box:
+    return spaces.Box(-1, 1, (width,), np.float32)
+
+
+PLAYERS = {
+    "unequal lengths": {"a": (obs_space(3), BOX), "b": (obs_space(5), BOX), "c": (obs_space(3), BOX)},
+    "choosers and trees": {
+        "a": (VIEW, spaces.Discrete(3)),
+        "b": (VIEW, spaces.Discrete(3)),
+        "c": (BOX, spaces.Discrete(3)),
+    },
+}
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("name", PLAYERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stack_of_actors_remembers_as_each_of_them(kind: str, name: str, norm: bool) -> None:
+    """Several steps of `TeamModule.act`; one agent's actor is a class of its own and acts alone."""
+
+    class Own(Actor):
+        """Not stacked."""
+
+    torch.manual_seed(4)
+    model = {
+        kind: True,
+        "lstm_cell_size": 4,
+        "fcnet_hiddens": [6],
+        "head_gain": 1.0,
+        "hidden_layer_norm": norm,
+    }
+    specs = {
+        agent: RLModuleSpec(Own if agent == "c" else Actor, *spaces_of, model_config=model)  # pyright: ignore
+        for agent, spaces_of in PLAYERS[name].items()
+    }
+    team: Any = MultiRLModuleSpec(multi_rl_module_class=TeamModule, rl_module_specs=specs).build()
+    with torch.no_grad():
+        for parameter in (p for part in team.values() for p in part.parameters()):
+            parameter += 0.3 * torch.randn_like(parameter)
+    team.refresh({agent: agent for agent in specs})
+    assert len(team._stacks) == 1
+    states = {a: {k: np.zeros((2, 4), np.float32) for k in s} for a, s in team.initial_states().items()}
+    assert list(states) == ["a", "b", "c"]
+    for step in range(3):
+        obs = {}
+        for i, (agent, (space, _)) in enumerate(PLAYERS[name].items()):
+            batch = batch_space(space, 2)
+            batch.seed(10 * step + i)
+            obs[agent] = batch.sample()
+        action = team.act(obs, {}, states, generator=torch.Generator().manual_seed(0), explore=True)
+        for agent, module in team.items():
+            one = tree.map_structure(lambda x: torch.as_tensor(x)[:, None], obs[agent])
+            out = module.forward_train({Columns.OBS: one, Columns.STATE_IN: tensors(states[agent])})
+            kind_of = module.get_train_action_dist_cls()
+            distribution = kind_of.from_logits(out[Columns.ACTION_DIST_INPUTS][:, 0])
+            expected = distribution.logp(torch.as_tensor(action.actions[agent]))
+            np.testing.assert_allclose(action.logp[agent], expected.detach(), rtol=1e-4, atol=1e-5)
+            for part, value in out[Columns.STATE_OUT].items():
+                np.testing.assert_allclose(action.state[agent][part], value.detach(), rtol=1e-4, atol=1e-5)
+        states = action.state
+
+
+def tensors(value: Any) -> Any:
+    return tree.map_structure(torch.as_tensor, value)
+
+
+def test_a_recurrent_actor_and_critic_see_images() -> None:
+    image = spaces.Box(0, 255, (12, 12, 1), np.uint8)
+    made = actor("use_gru", image)
+    pixels = torch.randint(256, (2, 5, 12, 12, 1), dtype=torch.uint8)
+    out = made.forward_train({Columns.OBS: pixels, Columns.STATE_IN: {"h": torch.zeros(2, 4)}})
+    assert out[Columns.ACTION_DIST_INPUTS].shape == (2, 5, 3)
