@@ -276,7 +276,8 @@ class HAMLConfig(TeamConfig):
         if shared:
             _say_once(
                 f"Policies shared by several agents, {shared}, move as one: HAML's guarantee of joint "
-                f"improvement asks for disjoint parameters."
+                f"improvement asks for disjoint parameters. Leave `policies` and `policy_mapping_fn` unset "
+                f"for a policy per agent."
             )
         if not self.drift_check().holds:
             _say_once(self.drift_check().message)

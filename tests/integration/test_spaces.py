@@ -148,11 +148,12 @@ SCENE = spaces.Dict(
 
 @pytest.mark.parametrize("stock", [False, True], ids=["fast", "stock"])
 @pytest.mark.parametrize("seen", [IMAGE, SCENE], ids=["image", "beside others"])
+@pytest.mark.parametrize("model", [{}, {"use_gru": True, "lstm_cell_size": 8}], ids=["mlp", "gru"])
 def test_a_team_that_sees_images_trains(
-    ray_cluster: Any, seen: spaces.Space, stock: bool, tmp_path: Any
+    ray_cluster: Any, seen: spaces.Space, stock: bool, model: dict[str, Any], tmp_path: Any
 ) -> None:
     who = ("discrete", "multi discrete", "box")
-    algo = team(stock, actions=who, masks="obs", observations=seen).build_algo()
+    algo = team(stock, model, actions=who, masks="obs", observations=seen).build_algo()
     for _ in range(2):
         learners = algo.train()["learners"]
     assert all(float(learners[agent]["behaviour_gap"]) < 1e-4 for agent in who)

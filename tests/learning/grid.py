@@ -4,8 +4,9 @@
 
 Each row of the CSV is one run: after how many env steps the mean score of the last 200 steps of each
 sub-environment reached 95 % of the optimum, or the last score where it did not within `--steps`. Runs
-that the file already has are not repeated, so an interrupted grid goes on. `--shuffled` runs the control:
-paid the scores of other steps, no algorithm may leave chance. `--summary` prints the file as a table.
+that the file already has are not repeated, so an interrupted grid goes on. A GRU plays the game in which the
+answer is due a step after its cue. Two controls may not leave chance: `--shuffled`, paid the scores of other
+steps, and `--networks forgetful`, an MLP where a memory is needed. `--summary` prints the file as a table.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ FIELDS = [
 ]
 # The scores are of sampled actions: with RLlib's usual spread no real number would be exact enough.
 MODEL: dict[str, Any] = {"fcnet_hiddens": [32, 32], "head_gain": 0.1, "initial_std": 0.15}
-NETWORKS: dict[str, dict[str, Any]] = {"mlp": {}, "gru": {"use_gru": True, "lstm_cell_size": 32}}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mlp": {},
+    "gru": {"use_gru": True, "lstm_cell_size": 32},
+    "forgetful": {},
+}
 # What differs from `lr: 0.003`: a ball has no learning rate.
 SETTINGS: dict[str, dict[str, Any]] = {"HATRPO": {}}
 
@@ -61,7 +66,7 @@ def make(algorithm: str, network: str, seed: int, **game: Any) -> Any:
     return (
         getattr(rllib_haml, f"{algorithm}Config")()
         .environment(
-            "matching_game", env_config={**game, "memory": network == "gru"}, disable_env_checking=True
+            "matching_game", env_config={**game, "memory": network != "mlp"}, disable_env_checking=True
         )
         .env_runners(num_env_runners=0, num_envs_per_env_runner=8)
         .training(gamma=0.0, critic_lr=3e-3, train_batch_size_per_learner=512)
@@ -134,7 +139,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--algorithms", nargs="+", default=algorithms())
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", default=["mlp", "gru"])
     parser.add_argument("--steps", type=int, default=60_000, help="env steps at most")
     parser.add_argument("--shuffled", action="store_true", help="the control that must not learn")
     parser.add_argument("--summary", action="store_true", help="print the table of --out")

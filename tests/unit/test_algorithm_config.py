@@ -23,7 +23,7 @@ from ray.tune.registry import register_env
 
 import rllib_haml
 from rllib_haml import HAPPO, HAMLConfig, HAPPOConfig, MAPPOConfig
-from rllib_haml.algorithms import ppo_keys
+from rllib_haml.algorithms import haml_config, ppo_keys
 from rllib_haml.algorithms.sampler_choice import EPISODE_CALLBACKS, why_stock
 from rllib_haml.haml import (
     ClipDrift,
@@ -263,6 +263,18 @@ def test_agents_that_share_a_policy_need_equal_spaces() -> None:
     made.validate()
     assert made.update_scheme == "simultaneous"
     assert set(made.policies) == set(NAMES), "control: separate ones are the default"
+
+
+def test_shared_policies_that_move_in_sequence_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A simultaneous update never claimed the theorem."""
+    haml_config._said.clear()
+    for scheme, warnings in (("simultaneous", 0), ("sequential", 1), ("sequential", 1)):
+        made = config(env=Twins).multi_agent(policy_mapping_fn=lambda *_, **__: "walkers")
+        made.training(update_scheme=scheme).validate()
+        said = [r.getMessage() for r in caplog.records if "move as one" in r.getMessage()]
+        assert len(said) == warnings
+    assert "'walkers': ['scout', 'carrier', 'anchor']" in said[0]
+    assert "Leave `policies` and `policy_mapping_fn` unset" in said[0]
 
 
 def test_a_mapping_to_an_unknown_policy_is_refused() -> None:
