@@ -27,6 +27,7 @@ from rllib_haml.sampling.fragment import JointFragment, joined
 from rllib_haml.sampling.make_vector import make_vector_team_env
 from rllib_haml.sampling.masks import MaskCheck
 from rllib_haml.sampling.metrics import EpisodeMetrics, smoothing_window
+from rllib_haml.sampling.random_actions import uniform_actions
 from rllib_haml.sampling.recorder import Recorder
 from rllib_haml.sampling.team import Team
 from rllib_haml.sampling.vector_env import TeamStep, VectorTeamEnv
@@ -214,13 +215,13 @@ class JointEnvRunner(MultiAgentEnvRunner):
         return action
 
     def _random_action(self) -> TeamAction:
-        """Uniform in the action spaces, drawn from this runner's generator; recurrent states stay."""
-        seed = int.from_bytes(self._random_bytes(4), "little")
-        actions = {}
-        for i, agent in enumerate(self._team.agents):
-            space = gym.vector.utils.batch_space(self._team.action_spaces[agent], self.num_envs)
-            space.seed(seed + i)
-            actions[agent] = space.sample()
+        """Uniform in what masks allow, drawn from this runner's generator; recurrent states stay."""
+        rng = np.random.default_rng(int.from_bytes(self._random_bytes(8), "little"))
+        masks, normalize = self._now.action_mask, self.config.normalize_actions
+        actions = {
+            agent: uniform_actions(space, self.num_envs, masks.get(agent), rng, normalize=normalize)
+            for agent, space in self._team.action_spaces.items()
+        }
         return TeamAction(actions, {a: np.zeros(self.num_envs, np.float32) for a in actions})
 
     def _cut(self, recorder: Recorder, e: int) -> JointFragment | None:
