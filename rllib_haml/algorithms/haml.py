@@ -101,7 +101,7 @@ class HAML(PPO):
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
             self.env_runner_group.sync_weights(
                 from_worker_or_learner_group=self.learner_group,
-                policies=sorted(self.config.policies),
+                policies=self.config.acting_modules(),
                 inference_only=True,
             )
 

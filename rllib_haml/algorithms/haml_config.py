@@ -243,7 +243,7 @@ class HAMLConfig(TeamConfig):
             trained = [name for name in names if self._trains(name)]
             if len(set(self.order)) < len(self.order) or not set(trained) <= set(self.order) <= set(names):
                 raise ValueError(f"order={self.order!r}: expected each trained policy once, {trained}.")
-        modules = [*names, *self.critic_specs(team, {})]
+        modules = [*self.acting_modules(), *self.critic_specs(team, {})]
         overrides = self.algorithm_config_overrides_per_module
         for name in overrides:
             if name not in modules:

@@ -135,6 +135,14 @@ class TeamConfig(PPOConfig):
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         return RLModuleSpec(module_class=Actor)
 
+    def network_config(self) -> dict[str, Any]:
+        """`model_config` as the user gave it."""
+        return _as_dict(self._model_config)
+
+    def acting_modules(self) -> list[str]:
+        """The modules that env runners need, and are sent after each update."""
+        return sorted(self.policies)
+
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
         return {}
@@ -151,7 +159,7 @@ class TeamConfig(PPOConfig):
         spec = super().get_multi_rl_module_spec(
             env=None, spaces=spaces, inference_only=inference_only, **kwargs
         )
-        own = _as_dict(self._model_config)
+        own = self.network_config()
         for module_spec in (spec.rl_module_specs or {}).values():
             if module_spec.module_class is not Actor:
                 module_spec.model_config = {"vf_share_layers": False} | _as_dict(module_spec.model_config)

@@ -17,6 +17,7 @@ from ray.rllib.utils.numpy import convert_to_numpy
 from torch import Tensor
 
 from rllib_haml.modules.actor import ACTION_MASK, Actor
+from rllib_haml.modules.adapter import BACKBONE, Adapter
 from rllib_haml.modules.stacked import StackedActors, architecture
 
 AgentID = Hashable
@@ -48,6 +49,22 @@ class TeamModule(MultiRLModule):
     after the weights have changed.
     """
 
+    def setup(self) -> None:
+        super().setup()
+        self._bind_adapters()
+
+    def _bind_adapters(self) -> None:
+        """Adapters of a shared policy hold no network: they act through the backbone beside them."""
+        modules: dict[str, Any] = {name: module.unwrapped() for name, module in self.items()}
+        for module in modules.values():
+            if isinstance(module, Adapter):
+                module.bind(modules[BACKBONE])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._bind_adapters()
+
     def refresh(self, module_of: Mapping[AgentID, ModuleID]) -> None:
         """Groups the agents into stacks and copies the present weights.
 
@@ -57,22 +74,23 @@ class TeamModule(MultiRLModule):
         groups: dict[Any, list[AgentID]] = {}
         self._alone: list[AgentID] = []
         self._module_of = dict(module_of)
+        merged = {name: _merged(self[name].unwrapped()) for name in set(module_of.values())}
         for agent, module_id in module_of.items():
-            module = self[module_id].unwrapped()
+            module = merged[module_id]
             if type(module) is Actor:
                 groups.setdefault(architecture(module), []).append(agent)
             else:
                 self._alone.append(agent)
         with torch.no_grad():
-            self._stacks = [StackedActors(agents, self._actors(agents)) for agents in groups.values()]
+            self._stacks = [
+                StackedActors(agents, [merged[module_of[agent]] for agent in agents])
+                for agents in groups.values()
+            ]
 
     def initial_states(self) -> dict[AgentID, Any]:
         """Per agent with a recurrent policy its state at an episode's start, a tree of arrays."""
         modules = {agent: self[module_id].unwrapped() for agent, module_id in self._module_of.items()}
         return {a: convert_to_numpy(m.get_initial_state()) for a, m in modules.items() if m.is_stateful()}
-
-    def _actors(self, agents: list[AgentID]) -> list[Any]:
-        return [self[self._module_of[agent]].unwrapped() for agent in agents]
 
     @torch.inference_mode()
     def act(
@@ -119,6 +137,11 @@ class TeamModule(MultiRLModule):
                 out = {key: tree.map_structure(lambda x: x[:, 0], out[key]) for key in ACTS if key in out}
             result.actions[agent], result.logp[agent] = _act_alone(module, out, explore)
         return result
+
+
+def _merged(module: Any) -> Any:
+    """An adapter's policy as an ordinary actor; other modules as they are."""
+    return module.merged() if isinstance(module, Adapter) else module
 
 
 def _act_alone(module: RLModule, out: dict[str, Any], explore: bool) -> tuple[Any, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from running_state import everything
 
 from rllib_haml import HAPPO, HAPPOConfig
 
@@ -27,22 +28,6 @@ def config(**training: Any) -> HAPPOConfig:
         .rl_module(model_config={"fcnet_hiddens": [16]})
         .debugging(seed=3)
     )
-
-
-def everything(algo: Any) -> dict[str, np.ndarray]:
-    """Weights, optimizer moments and counters of the learner; weights and generator of the sampler."""
-    learner = algo.learner_group._learner
-    found = {}
-    for name, module in learner.module.items():
-        found |= {f"{name}/{k}": v.numpy().copy() for k, v in module.state_dict().items()}
-    for name, optimizer in learner._named_optimizers.items():
-        for index, state in optimizer.state_dict()["state"].items():
-            found |= {f"{name}/{index}/{k}": np.array(v) for k, v in state.items()}
-        found[f"{name}/lr"] = np.array([float(g["lr"]) for g in optimizer.param_groups])
-    for name, module in algo.env_runner.module.items():
-        found |= {f"sampler/{name}/{k}": v.numpy().copy() for k, v in module.state_dict().items()}
-    found["generator"] = algo.env_runner._generator.get_state().numpy()
-    return found
 
 
 def metrics(result: dict[str, Any]) -> dict[str, Any]:

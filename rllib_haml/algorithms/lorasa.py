@@ -1,0 +1,211 @@
+"""LoRASA: one policy that all agents share, then a low-rank adapter of it for each agent.
+
+Zhang, Kapoor, Sun 2025 (ICML, arXiv 2502.05573). First the team trains one network, all agents at once;
+then the network is frozen and each agent trains its adapter. These are disjoint parameters, as HAML's
+guarantee asks for, so the adapters move one after another. With `update_scheme: simultaneous` they move at
+once, as in the paper's MAPPO.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.typing import StateDict
+
+from rllib_haml._typing import NotProvided
+from rllib_haml.algorithms.haml import HAML
+from rllib_haml.algorithms.happo import HAPPOConfig
+from rllib_haml.algorithms.phase_switch import PLATEAU, PhaseSwitch
+from rllib_haml.learners.lorasa import LoRASALearner
+from rllib_haml.modules.actor import Actor
+from rllib_haml.modules.adapter import BACKBONE, Adapter
+from rllib_haml.modules.lora_config import LoRAConfig
+from rllib_haml.sampling.team import Team
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+ADAPTERS_TRAIN, SWITCH = "adapters_train", "phase_switch"
+
+
+class LoRASAConfig(HAPPOConfig):
+    """Config of LoRASA; see `HAMLConfig`, and `training` for its own keys.
+
+    The shared network is the module `backbone`; a policy, the agent's adapter, bears the agent's name.
+    """
+
+    valid_ranges: ClassVar[dict[str, tuple[float | None, float | None]]] = HAPPOConfig.valid_ranges | {
+        "total_env_steps": (1, None),
+        "plateau_patience": (1, None),
+        "plateau_min_gain": (0, None),
+    }
+    nullable_keys: ClassVar[frozenset[str]] = HAPPOConfig.nullable_keys | {"total_env_steps"}
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class or LoRASA)
+        self.lora: dict[str, Any] = {}
+        self.adapters_from: int | float | str | None = PLATEAU
+        self.total_env_steps: int | None = None
+        self.plateau_patience, self.plateau_min_gain = 20, 0.02
+        self.backbone_checkpoint: str | None = None
+
+    def training(
+        self,
+        *,
+        lora: dict[str, Any] | None = NotProvided,
+        adapters_from: int | float | Literal["plateau"] | None = NotProvided,
+        total_env_steps: int | None = NotProvided,
+        plateau_patience: int | None = NotProvided,
+        plateau_min_gain: float | None = NotProvided,
+        backbone_checkpoint: str | None = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets the training configuration; other keys are `HAMLConfig`'s.
+
+        Args:
+            lora: The keys of `LoRAConfig`, named as in PEFT: `r`, `lora_alpha`, `target_modules`, ...
+            adapters_from: When the shared network is frozen and the adapters begin: env steps (an
+                integer), a fraction of `total_env_steps` (between 0 and 1), `plateau` of the team's return,
+                or None for never, the control that goes on sharing.
+            total_env_steps: The budget that a fraction refers to.
+            plateau_patience: Iterations without a gain that make a plateau.
+            plateau_min_gain: What counts as a gain: so much of the range of returns seen so far.
+            backbone_checkpoint: A checkpoint of this package with a shared policy (MAPPO's with
+                `share_parameters: true`, or LoRASA's) to begin with.
+        """
+        super().training(**kwargs)
+        own = {
+            "lora": lora,
+            "adapters_from": adapters_from,
+            "total_env_steps": total_env_steps,
+            "plateau_patience": plateau_patience,
+            "plateau_min_gain": plateau_min_gain,
+            "backbone_checkpoint": backbone_checkpoint,
+        }
+        for key, value in own.items():
+            if value is not NotProvided:
+                setattr(self, key, value)
+        return self
+
+    def make_switch(self) -> PhaseSwitch:
+        """
+        Raises:
+            ValueError: `adapters_from` is no step, fraction or word, or a fraction of nothing.
+        """
+        return PhaseSwitch.of(
+            self.adapters_from, self.total_env_steps, self.plateau_patience, self.plateau_min_gain
+        )
+
+    def validate(self) -> None:
+        LoRAConfig.from_dict(self.lora)
+        self.make_switch()
+        super().validate()
+
+    def resolve_team(self) -> Team:
+        """As `TeamConfig`'s.
+
+        Raises:
+            ValueError: Also if the agents' spaces differ: one network cannot read and act for all.
+        """
+        team = super().resolve_team()
+        first, *others = team.agents
+        for spaces in (team.observation_spaces, team.action_spaces):
+            for other in others:
+                if spaces[other] != spaces[first]:
+                    raise ValueError(
+                        f"LoRASA shares one network among all agents, but {first!r} has {spaces[first]} and "
+                        f"{other!r} has {spaces[other]}. Make them equal (MAMuJoCo: observation: full; "
+                        f"SuperSuit: wrappers: [pad_observations_v0]), or use HAPPO."
+                    )
+        return team
+
+    def get_default_learner_class(self) -> type:
+        return LoRASALearner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        return RLModuleSpec(module_class=Adapter)
+
+    def get_multi_rl_module_spec(self, **kwargs: Any) -> MultiRLModuleSpec:
+        spec = super().get_multi_rl_module_spec(**kwargs)
+        team = self.team or self.resolve_team()
+        network = self.network_config()
+        specs: Any = spec.rl_module_specs
+        for name in team.members():
+            specs[name].model_config = {**network, "lora": self.lora}
+        spec.add_modules(
+            {
+                BACKBONE: RLModuleSpec(
+                    module_class=Actor,
+                    observation_space=team.observation_spaces[team.agents[0]],
+                    action_space=team.action_spaces[team.agents[0]],
+                    model_config=network,
+                )
+            }
+        )
+        return spec
+
+    def acting_modules(self) -> list[str]:
+        return [*super().acting_modules(), BACKBONE]
+
+
+class LoRASA(HAML):
+    """LoRASA on RLlib. Build it with `LoRASAConfig().environment(...).build_algo()`."""
+
+    @classmethod
+    def get_default_config(cls) -> LoRASAConfig:
+        return LoRASAConfig()
+
+    def setup(self, config: Any) -> None:
+        self._switch = self.config.make_switch()
+        super().setup(config)
+        if self.config.backbone_checkpoint is not None:
+            self._load_backbone(self.config.backbone_checkpoint)
+
+    def training_step(self) -> None:
+        if not self._switch.done and self._switch.due(*self._progress()):
+            self.learner_group.foreach_learner(lambda learner: learner.begin_adapters())
+        super().training_step()
+        self.metrics.log_value(ADAPTERS_TRAIN, float(self._switch.done), window=1)
+
+    def _progress(self) -> tuple[int, float | None]:
+        """Env steps so far, and the team's return."""
+        steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
+        return int(steps), self._team_returns.summary().get("team_return_mean")
+
+    def _load_backbone(self, path: str) -> None:
+        state = shared_policy_of(path).get_state()
+        self.learner_group.foreach_learner(lambda learner: learner.module[BACKBONE].set_state(state))
+        self.env_runner_group.sync_weights(
+            from_worker_or_learner_group=self.learner_group,
+            policies=self.config.acting_modules(),
+            inference_only=True,
+        )
+
+    def get_state(self, *args: Any, **kwargs: Any) -> StateDict:
+        return {**super().get_state(*args, **kwargs), SWITCH: self._switch.get_state()}
+
+    def set_state(self, state: StateDict) -> None:
+        super().set_state(state)
+        if SWITCH in state:
+            self._switch.set_state(state[SWITCH])
+
+
+def shared_policy_of(path: str) -> RLModule:
+    """The policy that all agents share in the checkpoint at `path`.
+
+    Raises:
+        ValueError: There is none.
+    """
+    from pathlib import Path
+
+    modules = Path(path) / "learner_group" / "learner" / "rl_module"
+    for name in (BACKBONE, "shared"):
+        if (modules / name).is_dir():
+            return RLModule.from_checkpoint(str((modules / name).resolve()))
+    raise ValueError(
+        f"backbone_checkpoint={path!r} holds no shared policy: expected the checkpoint of MAPPO with "
+        f"share_parameters: true, or of LoRASA."
+    )
