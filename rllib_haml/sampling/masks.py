@@ -101,6 +101,9 @@ class MaskCheck:
         options = {agent: choices(space) for agent, space in action_spaces.items()}
         self._starts = {agent: np.cumsum([0, *n[:-1]]) for agent, n in options.items() if n}
         self._columns = {agent: i for i, agent in enumerate(action_spaces)}
+        self._options = options
+        self._masked: tuple[AgentID, ...] = ()
+        self._joined_starts = np.zeros(0, int)
 
     def __call__(self, step: TeamStep, episode_steps: np.ndarray, environment: str) -> None:
         """Checks those who act next; after an episode's last step nobody does.
@@ -112,12 +115,25 @@ class MaskCheck:
         Raises:
             EnvironmentFault: It names agent, sub-environment and step.
         """
+        if self._all_leave_something(step.action_mask):
+            return
         for agent, mask in step.action_mask.items():
             acts = step.active[:, self._columns[agent]] & ~(step.terminated | step.truncated)
             stuck = acts & self.forbid_everything(agent, mask)
             if stuck.any():
                 row = int(stuck.argmax())
                 raise nothing_allowed(agent, int(episode_steps[row]), environment, row)
+
+    def _all_leave_something(self, masks: Mapping[AgentID, np.ndarray]) -> bool:
+        """Whether that holds of everyone in every row, acting or not: one operation on all masks."""
+        if not masks:
+            return True
+        if len(masks) != len(self._masked):
+            self._masked = tuple(masks)
+            options = [n for agent in masks for n in self._options[agent]]
+            self._joined_starts = np.cumsum([0, *options[:-1]])
+        joined = np.concatenate([masks[agent] for agent in self._masked], axis=1)
+        return bool(np.logical_or.reduceat(joined, self._joined_starts, axis=1).all())
 
     def forbid_everything(self, agent: AgentID, masks: np.ndarray) -> np.ndarray:
         """(R,) bool of (R, n_i) masks: in which a choice of the agent has no option."""
