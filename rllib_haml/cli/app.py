@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from rllib_haml.cli.adapters import adapters
 from rllib_haml.cli.evaluate import evaluate
 from rllib_haml.cli.example import example
 from rllib_haml.cli.train import train
@@ -36,8 +37,8 @@ Try:
 )
 @click.version_option(package_name="rllib-haml")
 def rllib() -> None:
-    """Train, evaluate and check RLlib algorithms: HAPPO, MAPPO, and RLlib's own."""
+    """Train, evaluate and check RLlib algorithms: this package's and RLlib's own."""
 
 
-for command in (train, evaluate, validate, example):
+for command in (train, evaluate, validate, example, adapters):
     rllib.add_command(command)

@@ -1,0 +1,122 @@
+"""`rllib adapters`: what the agents of a LoRASA checkpoint have of their own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rllib_haml.config.errors import ConfigError, Problem, did_you_mean
+
+_MODULES = Path("learner_group", "learner", "rl_module")
+_CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path))
+_AGENT = click.option("--agent", help="Only this agent's.")
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  rllib adapters list CHECKPOINT
+  rllib adapters export CHECKPOINT adapters/
+  rllib adapters audit CHECKPOINT --plot drift.png
+"""
+)
+def adapters() -> None:
+    """List, export, import, merge or audit the adapters of a LoRASA checkpoint."""
+
+
+@adapters.command("list")
+@_CHECKPOINT
+def list_adapters(checkpoint: Path) -> None:
+    """List the adapters: ranks, trained numbers, and their share of the backbone's."""
+    for agent, adapter in _adapters(checkpoint).items():
+        own = sum(p.numel() for p in adapter.parameters())
+        shared = sum(p.numel() for p in adapter.backbone.parameters())
+        ranks = sorted({target.rank for target in adapter.lora.targets if target.rank is not None})
+        click.echo(f"{agent:<24} rank {', '.join(map(str, ranks)) or 'dense':<8} {own:>9,} numbers", nl=False)
+        click.echo(f"  {own / shared:6.1%} of the backbone")
+
+
+@adapters.command("export")
+@_CHECKPOINT
+@click.argument("directory", type=click.Path(path_type=Path))
+@_AGENT
+def export_adapters(checkpoint: Path, directory: Path, agent: str | None) -> None:
+    """Write each agent's adapter into DIRECTORY/AGENT, in PEFT's format."""
+    from rllib_haml.modules.adapter_files import export_adapter
+
+    for name, adapter in _adapters(checkpoint, agent).items():
+        export_adapter(adapter, directory / name)
+        click.echo(f"{directory / name}")
+
+
+@adapters.command("import")
+@_CHECKPOINT
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--agent", required=True, help="Whose adapter it becomes.")
+def import_adapter_files(checkpoint: Path, directory: Path, out: Path, agent: str) -> None:
+    """Write a copy OUT of CHECKPOINT in which AGENT has the adapter in DIRECTORY."""
+    from rllib_haml.modules.adapter_files import import_adapter
+
+    (running,) = _adapters(checkpoint, agent).values()
+    if out.exists():
+        raise _problem(out, "exists already: name a new directory.")
+    try:
+        imported = import_adapter(directory, running.backbone)
+        running.set_state(imported.get_state())
+    except (ValueError, OSError) as error:
+        raise _problem(directory, str(error)) from error
+    shutil.copytree(checkpoint, out)
+    running.save_to_path(str((out / _MODULES / agent).resolve()))
+    click.echo(f"{out}")
+
+
+@adapters.command("merge")
+@_CHECKPOINT
+@click.argument("directory", type=click.Path(path_type=Path))
+@_AGENT
+def merge_adapters(checkpoint: Path, directory: Path, agent: str | None) -> None:
+    """Write each agent's whole policy into DIRECTORY/AGENT, an RLModule that needs no adapter."""
+    for name, adapter in _adapters(checkpoint, agent).items():
+        adapter.merged().save_to_path(str((directory / name).resolve()))
+        click.echo(f"{directory / name}")
+
+
+@adapters.command("audit")
+@_CHECKPOINT
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw it into this picture, too.")
+def audit(checkpoint: Path, plot: Path | None) -> None:
+    """Show how far the agents have drifted from the backbone and from each other."""
+    from rllib_haml.modules.adapter_audit import audit_adapters, plot_audit
+
+    found = audit_adapters(_adapters(checkpoint))
+    click.echo(found.table())
+    if plot is not None:
+        plot_audit(found, plot)
+        click.echo(f"{plot}")
+
+
+def _adapters(checkpoint: Path, agent: str | None = None) -> dict[str, Any]:
+    """The adapters of a checkpoint by agent, bound to its backbone."""
+    from rllib_haml.modules.adapter import Adapter
+    from rllib_haml.modules.team import TeamModule
+
+    path = checkpoint / _MODULES
+    if not path.is_dir():
+        raise _problem(checkpoint, "is no checkpoint of an algorithm: it has no learner_group.")
+    team: Any = TeamModule.from_checkpoint(str(path.resolve()))
+    found = {name: module for name, module in sorted(team.items()) if isinstance(module, Adapter)}
+    if not found:
+        raise _problem(checkpoint, "has no adapters. Those of LoRASA have: `rllib train --run LoRASA`.")
+    if agent is None:
+        return found
+    if agent not in found:
+        raise _problem(checkpoint, f"has no adapter {agent!r}. {did_you_mean(agent, found)}")
+    return {agent: found[agent]}
+
+
+def _problem(path: Path, text: str) -> ConfigError:
+    return ConfigError([Problem(str(path), "", text)])
