@@ -95,6 +95,9 @@ def plot(name: str) -> None:
     figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), sharey=True, squeeze=False)
     for axis, (panel, lines) in zip(axes[0], panels.items(), strict=True):
         for colour, (label, source) in enumerate(lines.items()):
+            if not (RESULTS / source[0]).exists():
+                print(f"{panel:50s} {label:30s} not measured")
+                continue
             steps, returns = curves(*source)
             low, high = bootstrap(returns)
             axis.plot(
