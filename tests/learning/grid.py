@@ -85,7 +85,9 @@ def run(algorithm: str, network: str, seed: int, steps: int, **game: Any) -> dic
     while taken < steps and not reached:
         result = algo.train()
         taken = int(result["env_runners"]["num_env_steps_sampled_lifetime"])
-        gap = max(gap, *(float(result["learners"][agent]["behaviour_gap"]) for agent in games[0].agents))
+        gap = max(
+            gap, *(float(m["behaviour_gap"]) for m in result["learners"].values() if "behaviour_gap" in m)
+        )
         mean = float(np.mean([score for game in games for score in game.scores]))
         full = all(len(game.scores) == game.scores.maxlen for game in games)
         if full and mean >= ENOUGH * OPTIMUM:
