@@ -154,7 +154,7 @@ def main() -> None:
         row = run(**settings, steps=args.steps)
         new = not args.out.exists()
         with args.out.open("a", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             if new:
                 writer.writeheader()
             writer.writerow(row)
