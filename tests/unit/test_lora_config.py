@@ -122,6 +122,7 @@ def test_full_rank(caplog: pytest.LogCaptureFixture) -> None:
         adapted(**keys, full_rank_policy="error")
     assert len(adapted(**keys, full_rank_policy="error", rank_pattern={"7": 2})) == 4
     _tell.cache_clear()
+    caplog.clear()
     with caplog.at_level(logging.INFO, "rllib_haml"):
         adapted(**keys)
         adapted(**keys)
