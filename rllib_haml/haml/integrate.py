@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import singledispatch
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from rllib_haml.haml.families import Action, Bernoulli, Categorical, Drawn, Gaussian, SquashedGaussian
 from rllib_haml.haml.products import Product, Shaped
+
+LARGEST_GRID = 2**20
 
 
 @singledispatch
@@ -28,6 +31,7 @@ def nodes(family: Any, parameters: Tensor) -> Drawn:
 
     Raises:
         TypeError: If the family is not of this package.
+        ValueError: If there are more than `LARGEST_GRID` actions to look at.
     """
     raise TypeError(
         f"Cannot integrate over the actions of {family!r}: expected a family of rllib_haml.haml, "
@@ -77,6 +81,12 @@ def _(family: Shaped, parameters: Tensor) -> Drawn:
 
 def _grid(axes: list[Tensor]) -> Tensor:
     """(R, len(axes)), all combinations."""
+    size = math.prod(len(axis) for axis in axes)
+    if size > LARGEST_GRID:
+        raise ValueError(
+            f"Integrating over these actions takes {size:,} combinations, more than {LARGEST_GRID:,}: take "
+            f"a smaller family of the same kind, such as Gaussian(2). A drift does not know the difference."
+        )
     return torch.cartesian_prod(*axes).view(-1, len(axes))
 
 

@@ -97,3 +97,8 @@ def test_trees_have_the_families_structure() -> None:
 def test_a_strange_family_is_named() -> None:
     with pytest.raises(TypeError, match=r"array.*expected a family"):
         nodes(np.zeros(2), torch.zeros(1, 2))
+
+
+def test_a_grid_too_large_is_refused_before_it_is_built() -> None:
+    with pytest.raises(ValueError, match=r"1,073,741,824 combinations.*Gaussian\(2\)"):
+        nodes(Gaussian(6), torch.zeros(1, 12))
