@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 import torch
+import yaml
 
 import rllib_haml
 from rllib_haml.config import load_experiments
@@ -47,6 +48,7 @@ def train(file: Path, seed: int, args: argparse.Namespace) -> None:
     (experiment,) = load_experiments(file)
     config: Any = experiment.config.copy(copy_frozen=False)
     config.debugging(seed=seed).reporting(metrics_num_episodes_for_smoothing=args.window)
+    config.update_from_dict({key: yaml.safe_load(value) for key, value in args.set})
     if args.shuffle_advantages:
         config.training(learner_class=ShuffledAdvantages)
     algo = config.build_algo()
@@ -75,6 +77,9 @@ def main() -> None:
     parser.add_argument("--agents", type=int, required=True, help="the run fails if the team is another")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, help="env steps, if not the file's `stop`")
+    parser.add_argument(
+        "--set", nargs=2, action="append", default=[], metavar=("KEY", "YAML"), help="a config key"
+    )
     parser.add_argument("--every", type=int, default=20_000, help="env steps between rows")
     parser.add_argument("--window", type=int, default=20, help="episodes that a row averages")
     parser.add_argument("--shuffle-advantages", action="store_true", help="the control that must not learn")
