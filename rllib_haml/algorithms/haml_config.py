@@ -275,9 +275,10 @@ class HAMLConfig(TeamConfig):
         shared = {m: a for m, a in self.team.members().items() if len(a) > 1}
         if shared:
             _say_once(
-                f"Policies shared by several agents, {shared}, move as one: HAML's guarantee of joint "
-                f"improvement asks for disjoint parameters. Leave `policies` and `policy_mapping_fn` unset "
-                f"for a policy per agent."
+                f"Policies shared by several agents, {shared}, move as one: their surrogate takes each "
+                f"member's ratio by itself, so it is the group's joint one, and HAML's guarantee holds, to "
+                f"first order only. Leave `policies` and `policy_mapping_fn` unset (LoRASA: "
+                f"`adapter_mapping_fn: agent`) for a policy per agent."
             )
         if not self.drift_check().holds:
             _say_once(self.drift_check().message)

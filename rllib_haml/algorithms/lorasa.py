@@ -8,6 +8,7 @@ once, as in the paper's MAPPO.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
@@ -16,6 +17,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LI
 from ray.rllib.utils.typing import StateDict
 
 from rllib_haml._typing import NotProvided
+from rllib_haml.algorithms.adapter_groups import AdapterMapping, adapter_mapping, check_groups
 from rllib_haml.algorithms.haml import HAML
 from rllib_haml.algorithms.happo import HAPPOConfig
 from rllib_haml.algorithms.phase_switch import PLATEAU, PhaseSwitch
@@ -23,7 +25,7 @@ from rllib_haml.learners.lorasa import LoRASALearner
 from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.adapter import BACKBONE, Adapter
 from rllib_haml.modules.lora_config import LoRAConfig
-from rllib_haml.sampling.team import Team
+from rllib_haml.sampling.team import AgentID, Team
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,7 +36,8 @@ ADAPTERS_TRAIN, SWITCH = "adapters_train", "phase_switch"
 class LoRASAConfig(HAPPOConfig):
     """Config of LoRASA; see `HAMLConfig`, and `training` for its own keys.
 
-    The shared network is the module `backbone`; a policy, the agent's adapter, bears the agent's name.
+    The shared network is the module `backbone`; a policy, the agent's adapter, bears the agent's name, or
+    the one that `adapter_mapping_fn` gives it.
     """
 
     valid_ranges: ClassVar[dict[str, tuple[float | None, float | None]]] = HAPPOConfig.valid_ranges | {
@@ -51,6 +54,7 @@ class LoRASAConfig(HAPPOConfig):
         self.total_env_steps: int | None = None
         self.plateau_patience, self.plateau_min_gain = 20, 0.02
         self.backbone_checkpoint: str | None = None
+        self.adapter_mapping_fn: AdapterMapping | str = "agent"
 
     def training(
         self,
@@ -61,6 +65,7 @@ class LoRASAConfig(HAPPOConfig):
         plateau_patience: int | None = NotProvided,
         plateau_min_gain: float | None = NotProvided,
         backbone_checkpoint: str | None = NotProvided,
+        adapter_mapping_fn: AdapterMapping | None = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets the training configuration; other keys are `HAMLConfig`'s.
@@ -75,6 +80,9 @@ class LoRASAConfig(HAPPOConfig):
             plateau_min_gain: What counts as a gain: so much of the range of returns seen so far.
             backbone_checkpoint: A checkpoint of this package with a shared policy (MAPPO's with
                 `share_parameters: true`, or LoRASA's) to begin with.
+            adapter_mapping_fn: Which adapter an agent has: `agent`, its own; `role`, that of all whose
+                names are the same up to a trailing number; groups {name: [agents]}; or a function
+                (agent_id, episode, **kwargs) -> name. Agents of one adapter move as one.
         """
         super().training(**kwargs)
         own = {
@@ -84,6 +92,7 @@ class LoRASAConfig(HAPPOConfig):
             "plateau_patience": plateau_patience,
             "plateau_min_gain": plateau_min_gain,
             "backbone_checkpoint": backbone_checkpoint,
+            "adapter_mapping_fn": adapter_mapping_fn,
         }
         for key, value in own.items():
             if value is not NotProvided:
@@ -102,7 +111,18 @@ class LoRASAConfig(HAPPOConfig):
     def validate(self) -> None:
         LoRAConfig.from_dict(self.lora)
         self.make_switch()
+        if self.adapter_mapping_fn != "agent" and self._given_mapping() is not None:
+            raise ValueError(
+                "policy_mapping_fn and adapter_mapping_fn both say which adapter an agent has: give one."
+            )
         super().validate()
+
+    def default_policy_mapping_fn(self) -> Callable[..., str]:
+        return adapter_mapping(self.adapter_mapping_fn)
+
+    def _mapping_for(self, agents: Sequence[AgentID]) -> Callable[..., str]:
+        check_groups(self.adapter_mapping_fn, agents)
+        return super()._mapping_for(agents)
 
     def resolve_team(self) -> Team:
         """As `TeamConfig`'s.

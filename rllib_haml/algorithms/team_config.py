@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ from rllib_haml.modules.heads import make_head
 from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.team import TeamModule
 from rllib_haml.sampling.make_vector import make_vector_team_env
-from rllib_haml.sampling.team import Team, TeamReward
+from rllib_haml.sampling.team import AgentID, Team, TeamReward
 
 SHARED_POLICY = "shared"
 
@@ -52,8 +52,9 @@ class TeamConfig(PPOConfig):
     """
 
     model_config_class: ClassVar[type] = ModelConfig
-    result_metrics: ClassVar[tuple[str, ...]] = tuple(
-        f"env_runners/team_return_{of}" for of in ("mean", "min", "max")
+    result_metrics: ClassVar[tuple[str, ...]] = (
+        *(f"env_runners/team_return_{of}" for of in ("mean", "min", "max")),
+        "env_runners/outcome_mean/*",
     )
 
     # RLlib's annotations admit None here, and a mapping that asks for a worker.
@@ -67,6 +68,7 @@ class TeamConfig(PPOConfig):
         self.team: Team | None = None
         self._team_key: Any = None
         self._derived_policies: set[str] = set()
+        self._derived_mapping: Callable[..., str] | None = None
 
     @property
     def is_multi_agent(self) -> bool:
@@ -100,12 +102,13 @@ class TeamConfig(PPOConfig):
         creator = resolve_env(self.env)
         env = make_vector_team_env(partial(creator, EnvContext(self.env_config, worker_index=0)), 1)
         try:
-            mapping = self._given_mapping() or self.default_policy_mapping_fn()
+            given = self._given_mapping()
+            mapping = given or self._mapping_for(env.agents)
             self.team = Team.of(env, mapping)
         finally:
             env.close()
         names = list(self.team.members())
-        self.policy_mapping_fn = mapping
+        self.policy_mapping_fn, self._derived_mapping = mapping, None if given else mapping
         if set(self.policies) in ({DEFAULT_POLICY_ID}, self._derived_policies):
             self.multi_agent(policies={name: PolicySpec() for name in names})
             self._derived_policies = set(names)
@@ -126,9 +129,18 @@ class TeamConfig(PPOConfig):
         """Which policy each agent follows if the user does not say it."""
         return policy_of_agent
 
+    def _mapping_for(self, agents: Sequence[AgentID]) -> Callable[..., str]:
+        """The default one, which may look at the environment's agents."""
+        return self.default_policy_mapping_fn()
+
     def _given_mapping(self) -> Callable[..., Any] | None:
         """The user's own policy mapping, or None."""
-        not_given = (self.DEFAULT_POLICY_MAPPING_FN, policy_of_agent, shared_policy)
+        not_given = (
+            self.DEFAULT_POLICY_MAPPING_FN,
+            policy_of_agent,
+            shared_policy,
+            self._derived_mapping,
+        )
         return None if self.policy_mapping_fn in not_given else self.policy_mapping_fn
 
     @override(PPOConfig)
