@@ -10,6 +10,7 @@ that share one policy (K = 1 unless parameters are shared), T time, B columns.
 from rllib_haml.haml.check_drift import DriftCheck, check_drift
 from rllib_haml.haml.drift import AdaptiveDrift, ClipDrift, Drift, JointClipDrift, KLDrift, Move, NoDrift
 from rllib_haml.haml.families import ActionFamily, Bernoulli, Categorical, Family, Gaussian, SquashedGaussian
+from rllib_haml.haml.finite import NotFinite
 from rllib_haml.haml.kl_ball import KLBall
 from rllib_haml.haml.neighbourhood import Everywhere, Neighbourhood
 from rllib_haml.haml.order import FixedOrder, Order, RandomOrder, Scores, SemiGreedyOrder
@@ -41,6 +42,7 @@ __all__ = [
     "MultiCategorical",
     "Neighbourhood",
     "NoDrift",
+    "NotFinite",
     "Order",
     "Player",
     "Policy",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rllib_haml.haml.finite import NotFinite, check_gradient
 from rllib_haml.haml.flat import flat_gradient, split_like
 
 if TYPE_CHECKING:
@@ -61,18 +62,24 @@ class KLBall:
             `line_search_accepted` (0 or 1); `backtracks`, the step lengths tried (0 if the gradient is 0);
             `expected_gain`, the linearisation's at the last of them; `grad_norm`; `policy_loss`, the
             negative objective where the search ended.
+
+        Raises:
+            NotFinite: The objective, its gradient or the KL's curvature, before anything moved.
         """
         parameters = step.player.policy.parameters()
         present = step.player.policy.evaluate(slice(None))
         surrogate = step.value(present)
         gradient = step.rows.all_reduce(flat_gradient(surrogate, parameters, retain_graph=True))
+        before = step.rows.all_reduce(surrogate.detach().clone())
+        norm = check_gradient(before, gradient, parameters)
         product = self._fisher(step, present)
         direction = conjugate_gradient(product, gradient, self.cg_iterations)
         curvature = direction @ product(direction)
-        before = step.rows.all_reduce(surrogate.detach().clone())
+        if not curvature.isfinite():
+            raise NotFinite("curvature of the KL")
         still = {"surrogate_gain": 0.0, "kl": 0.0, "line_search_accepted": 0.0, "backtracks": 0.0}
         report = {k: before.new_tensor(v) for k, v in still.items()}
-        report |= {"expected_gain": before.new_zeros(()), "grad_norm": gradient.norm()}
+        report |= {"expected_gain": before.new_zeros(()), "grad_norm": norm}
         if curvature > 0:
             whole = direction * (2 * self.radius / curvature).sqrt()
             report |= self._search(step, whole, before, gradient @ whole)

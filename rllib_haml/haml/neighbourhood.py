@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from rllib_haml.haml.finite import check_gradient
 from rllib_haml.haml.flat import flat_gradient, split_like
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ class Neighbourhood(Protocol):
 
         Returns:
             Figures of the search, scalars, equal on every learner.
+
+        Raises:
+            NotFinite: On every learner; the sweep then puts the policy back to where it was.
         """
         ...
 
@@ -66,9 +70,15 @@ def descend(
 
     Returns:
         The gradient's global norm before clipping.
+
+    Raises:
+        NotFinite: The loss or the gradient; nothing was stepped.
     """
-    flat = rows.all_reduce(flat_gradient(loss, parameters))
-    norm = flat.norm()
+    gradient = flat_gradient(loss, parameters)
+    # The loss rides along, so that all learners agree on whether it is finite.
+    flat = rows.all_reduce(torch.cat([gradient, loss.detach().to(gradient.dtype).view(1)]))
+    total, flat = flat[-1], flat[:-1]
+    norm = check_gradient(total, flat, parameters)
     if grad_clip is not None:
         flat = flat * (grad_clip / (norm + 1e-6)).clamp(max=1)
     for p, g in zip(parameters, split_like(flat, parameters), strict=True):

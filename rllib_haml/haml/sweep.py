@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rllib_haml.haml.drift import Drift, Move
 from rllib_haml.haml.families import Family
+from rllib_haml.haml.finite import NotFinite, attempt
 from rllib_haml.haml.flat import flat_gradient
 from rllib_haml.haml.order import Order
 from rllib_haml.haml.rows import JointRows, generator
@@ -163,6 +164,8 @@ class SweepResult:
         steps: What each player faced, its policy on all local rows before it moved included.
         after: Each player's policy on all local rows after it moved.
         reports: Each neighbourhood's figures of its maximisation (scalars).
+        faults: Why a player stayed where it was: its move was not finite. Its ratio is then 1, its report
+            empty.
     """
 
     log_factor: Tensor
@@ -170,6 +173,7 @@ class SweepResult:
     steps: dict[str, MirrorStep] = field(default_factory=dict)
     after: dict[str, Evaluation] = field(default_factory=dict)
     reports: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    faults: dict[str, NotFinite] = field(default_factory=dict)
 
 
 def sweep(
@@ -183,6 +187,8 @@ def sweep(
     compound_clip: float | None = None,
 ) -> SweepResult:
     """Moves every player once, each against the joint advantage corrected for those before it.
+
+    A player whose move is not finite stays, and the sweep goes on with the others.
 
     Args:
         players: By name; the order draws among the sorted names.
@@ -215,9 +221,9 @@ def sweep(
 
         name = order.next(result.order, remaining, scores, draw)
         step = begin(name, estimate)
-        result.reports[name] = step.player.neighbourhood.maximise(step)
-        with torch.no_grad():
-            after = step.player.policy.evaluate(ALL_ROWS)
+        result.reports[name], after, fault = attempt(step)
+        if fault is not None:
+            result.faults[name] = fault
         if not simultaneous:
             change = torch.where(step.player.policy.active, after.log_prob - step.before.log_prob, 0)
             result.log_factor = result.log_factor + change.sum(0)
