@@ -32,15 +32,17 @@ def evaluate(checkpoint: str, episodes: int, render: str | None, verbosity: int)
     set_up_logs(verbosity)
     from rllib_haml.cli.play import play
 
-    returns, lengths = [], []
-    for episode in play(path, episodes, Path(render) if render else None, verbosity):
-        returns.append(episode.team_return)
-        lengths.append(float(episode.length))
-        click.echo(
-            f"episode {len(returns):>3}  team return {episode.team_return:,.2f}  length {episode.length:,.0f}"
-        )
-    click.echo(f"team return  {_spread(returns)}")
-    click.echo(f"length       {_spread(lengths)}")
+    columns: dict[str, list[float]] = {"team return": [], "length": []}
+    for number, episode in enumerate(play(path, episodes, Path(render) if render else None, verbosity), 1):
+        columns["team return"].append(episode.team_return)
+        columns["length"].append(float(episode.length))
+        line = f"episode {number:>3}  team return {episode.team_return:,.2f}  length {episode.length:,.0f}"
+        for name, value in episode.outcome.items():
+            columns.setdefault(name, []).append(value)
+            line += f"  {name} {value:g}"
+        click.echo(line)
+    for name, values in columns.items():
+        click.echo(f"{name:<11}  {_spread(values)}")
 
 
 def _spread(values: list[float]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from rllib_haml.sampling.metrics import rewards_of
 
 @dataclass(frozen=True)
 class Episode:
-    """Outcome of one episode."""
+    """How one episode went; `outcome` is a `JointFragment`'s."""
 
     team_return: float
     length: int
+    outcome: dict[str, float] = field(default_factory=dict)
 
 
 def play(
@@ -77,18 +78,19 @@ def _episodes(algorithm: Algorithm, num_episodes: int, recorder: Recorder | None
         samples = runner.sample(num_episodes=1, explore=False)
         # RLlib's env runners would seed the environment anew and play the same episode again.
         runner._needs_initial_reset = False
-        yield _outcome(samples, algorithm.config)
+        yield _played(samples, algorithm.config)
         if recorder:
             recorder.write(index)
 
 
-def _outcome(samples: list[Any], config: Any) -> Episode:
+def _played(samples: list[Any], config: Any) -> Episode:
     """The one episode that `samples` are the pieces of."""
     if not isinstance(config, HAMLConfig):
         return Episode(sum(e.get_return() for e in samples), sum(map(len, samples)))
     fragments = as_fragments(samples, config)
     rewards = [rewards_of(f, config.team_reward, str(config.env)) for f in fragments]
-    return Episode(float(sum(r.sum() for r in rewards)), sum(map(len, rewards)))
+    outcome = {name: value for f in fragments for name, value in f.outcome.items()}
+    return Episode(float(sum(r.sum() for r in rewards)), sum(map(len, rewards)), outcome)
 
 
 def _config_for_playing(checkpoint: Path) -> AlgorithmConfig:

@@ -77,6 +77,7 @@ def progress_line(flat: Mapping[str, Any], stop: Mapping[str, float], start: _St
     if unit != "steps":
         parts.append(f"{flat.get(STEPS, 0):,.0f} steps")
     parts.append(f"team return {team_return(flat)}")
+    parts += [f"{name} {value:.2f}" for name, value in _outcomes(flat).items()]
     parts.append(f"{_steps_per_second(flat):,.0f} steps/s")
     if metric in stop:
         parts.append(f"{_time_left(done, stop[metric], start)} left")
@@ -94,6 +95,12 @@ def team_return(flat: Mapping[str, Any]) -> str:
         if flat.get(metric) is not None:
             return f"{flat[metric]:,.2f}"
     return "- (no episode ended yet)"
+
+
+def _outcomes(flat: Mapping[str, Any]) -> dict[str, float]:
+    """What the environment tells beside the return, for example the share of battles won."""
+    prefix = "env_runners/outcome_mean/"
+    return {name.removeprefix(prefix): value for name, value in flat.items() if name.startswith(prefix)}
 
 
 def _start_of(flat: Mapping[str, Any], stop: Mapping[str, float]) -> _Start:

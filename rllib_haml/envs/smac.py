@@ -12,6 +12,7 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from rllib_haml.envs.legal import check_legal
+from rllib_haml.sampling.outcomes import OUTCOME
 
 NO_OP = 0
 UNITS: dict[str, tuple[dict[str, float], list[str]]] = {
@@ -81,7 +82,8 @@ class SMAC(ParallelEnv):
     Each observes {"observations": (D,), "action_mask": (n,)}. Dead units leave the team, and the game
     gets a no-op for them; the reward is the team's. An episode is truncated where its time limit, or a
     crash of the game, leaves both sides alive; after a crash the last observations stand for those
-    that the game did not give. Every info tells `battle_won`.
+    that the game did not give. Every info tells `battle_won`, those of the last step the outcome
+    {"win": 1.0} or {"win": 0.0}: a time-out is no win, a crash has no outcome.
 
     The game is told its seed when it is made, so a reset with a seed makes it anew, which takes some
     seconds.
@@ -147,12 +149,13 @@ class SMAC(ParallelEnv):
         won = bool(info.get("battle_won", False))
         truncated = crashed or (over and self._steps >= self._limit and not won and bool(alive))
         self.agents = [] if over else alive
+        outcome = {OUTCOME: {"win": float(won)}} if over and not crashed else {}
         return (
             self._told(before),
             dict.fromkeys(before, float(reward)),
             {a: a not in alive or (over and not truncated) for a in before},
             {a: a in alive and truncated for a in before},
-            {a: {"battle_won": won} for a in before},
+            {a: {"battle_won": won, **outcome} for a in before},
         )
 
     def state(self) -> np.ndarray:

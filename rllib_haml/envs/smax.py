@@ -41,7 +41,8 @@ class SMAX:
     "action_mask": (n,) of 0 and 1}; its actions are to go up, right, down or left, to stop, and to
     attack enemy 0, 1, ... A unit that dies is inactive from then on and its team plays on; the reward
     is the team's and stands in every unit's column. An episode terminates when one side is dead and is
-    truncated when `max_steps` have left both alive.
+    truncated when `max_steps` have left both alive. Its outcome is {"win": 1.0} where the enemies alone are
+    all dead, which is where JaxMARL pays its bonus for a win, else {"win": 0.0}.
 
     The state is JaxMARL's `world_state`, which is not normalised, with places divided by the map's
     size, cooldowns by that of the unit's type (a weapon that is ready has 0) and types by their
@@ -127,6 +128,7 @@ class SMAX:
             truncated=np.array(seen.truncated),
             action_mask={a: free[i] for i, a in enumerate(self.agents)},
             state=np.array(seen.state),
+            outcome={"win": np.asarray(seen.terminated & seen.alive.any(-1), np.float64)},
         )
 
 

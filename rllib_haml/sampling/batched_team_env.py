@@ -10,6 +10,7 @@ import tree
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.utils.typing import MultiAgentDict
 
+from rllib_haml.sampling.outcomes import OUTCOME
 from rllib_haml.sampling.vector_env import AgentID, VectorTeamEnv
 
 
@@ -18,7 +19,7 @@ class BatchedTeamEnv(MultiAgentEnv):
 
     Nobody who left the team comes back before the next reset. A time limit is told as
     `truncateds["__all__"]` alone, and `state()` travels in the agents' infos, as `ParallelTeamEnv`
-    does it.
+    does it; so does, in the last step, the episode's outcome.
 
     Args:
         make_vec: Makes a batch of that many sub-environments.
@@ -74,7 +75,10 @@ class BatchedTeamEnv(MultiAgentEnv):
 
     def _infos(self, obs: MultiAgentDict) -> MultiAgentDict:
         state = self.state()
-        return {agent: {} if state is None else {"state": state} for agent in obs}
+        info: dict[str, Any] = {} if state is None else {"state": state}
+        if outcome := self._step.outcome_of(0):
+            info[OUTCOME] = outcome
+        return {agent: dict(info) for agent in obs}
 
     def _batch(self, agent: AgentID, action: Any) -> Any:
         """(1, ...); any action will do for an absent agent."""

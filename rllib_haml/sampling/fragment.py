@@ -37,6 +37,8 @@ class JointFragment:
         source: (env runner, sub-environment).
         weights_seq_no: Version of the weights that sampled.
         first_row: First row's place in the global train batch; set by the driver.
+        outcome: What the episode came to beside its return, for example {"win": 1.0}; only its last piece
+            has it, and only where the environment tells it.
         actor_state: Per agent with a recurrent policy its state before the first row, a tree of arrays;
             left out, it is the initial one.
     """
@@ -55,6 +57,7 @@ class JointFragment:
     source: tuple[int, int]
     weights_seq_no: int
     first_row: int = 0
+    outcome: dict[str, float] = field(default_factory=dict)
     actor_state: dict[AgentID, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -67,7 +70,7 @@ class JointFragment:
         """The joint steps `rows`, with the observation that follows them.
 
         Args:
-            rows: Contiguous. Only a piece that holds the last step has the end flags.
+            rows: Contiguous. Only a piece that holds the last step has the end flags and the outcome.
             len_lookback_buffer: RLlib passes it; fragments have no lookback.
 
         Raises:
@@ -98,6 +101,7 @@ class JointFragment:
             reward=cut(0)(self.reward),
             terminated=self.terminated and at_end,
             truncated=self.truncated and at_end,
+            outcome=self.outcome if at_end else {},
             env_t=self.env_t + start,
             first_row=self.first_row + start,
         )
@@ -140,6 +144,7 @@ def joined(pieces: Sequence[JointFragment]) -> JointFragment:
         reward=join(rows, "reward"),
         terminated=last.terminated,
         truncated=last.truncated,
+        outcome=last.outcome,
     )
 
 

@@ -14,6 +14,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.masks import MaskCheck, nothing_allowed
+from rllib_haml.sampling.outcomes import outcome_of
 from rllib_haml.sampling.spaces import as_float32, holds_action_mask
 from rllib_haml.sampling.team import AgentID, Team
 
@@ -54,7 +55,7 @@ def from_episode(episode: MultiAgentEpisode, team: Team, source: tuple[int, int]
     Raises:
         ValueError: If the environment gives a state and the episode's infos do not hold it, or the infos
             hold an action mask, or an agent was not observed where the chunk was cut.
-        EnvironmentFault: If a mask allowed an acting agent nothing.
+        EnvironmentFault: If a mask allowed an acting agent nothing, or agents tell no one outcome.
     """
     _refuse_masks_in_infos(episode, team)
     length = len(episode)
@@ -75,6 +76,7 @@ def from_episode(episode: MultiAgentEpisode, team: Team, source: tuple[int, int]
         env_t=episode.env_t_started,
         source=source,
         weights_seq_no=0,
+        outcome=outcome_of({a: c.infos().get(length) for a, c in columns.items()}) if episode.is_done else {},
         actor_state={
             a: _state_before(agent) for a, agent in episode.agent_episodes.items() if _goes_on(agent)
         },

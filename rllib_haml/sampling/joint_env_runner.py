@@ -232,6 +232,7 @@ class JointEnvRunner(MultiAgentEnvRunner):
             self._team.agents,
             terminated=bool(self._now.terminated[e]),
             truncated=bool(self._now.truncated[e]),
+            outcome=self._now.outcome_of(e),
             episode_id=self._episodes.ids[e],
             env_t=int(self._episodes.steps[e]) - length,
             source=(self.worker_index or 0, e),

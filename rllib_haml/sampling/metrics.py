@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +24,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.fragment import JointFragment
+from rllib_haml.sampling.outcomes import OUTCOME_MEAN
 from rllib_haml.sampling.team import Team, TeamReward, UnequalRewards, team_reward
 
 TEAM_RETURN_MEAN = "team_return_mean"
@@ -117,7 +118,7 @@ class EpisodeMetrics:
             total = self._so_far[fragment.episode_id]
             self._add(total, fragment)
             if fragment.terminated or fragment.truncated:
-                self._log_episode(logger, total, log_episode)
+                self._log_episode(logger, total, fragment.outcome, log_episode)
         self._log_steps(logger, fragments)
         # Only episodes that go on are carried over: sampling by episodes leaves unfinished ones behind.
         self._so_far = {k: v for k, v in self._so_far.items() if k in self.ids}
@@ -128,7 +129,13 @@ class EpisodeMetrics:
         total.returns += fragment.reward.sum(0)
         total.acted += np.array([fragment.active[a][:-1].sum() for a in self._team.agents])
 
-    def _log_episode(self, logger: MetricsLogger, total: _Total, log_episode: Callable[..., None]) -> None:
+    def _log_episode(
+        self,
+        logger: MetricsLogger,
+        total: _Total,
+        outcome: Mapping[str, float],
+        log_episode: Callable[..., None],
+    ) -> None:
         names = [str(a) for a in self._team.agents]
         modules: dict[str, float] = {}
         for agent, value in zip(self._team.agents, total.returns, strict=True):
@@ -144,6 +151,8 @@ class EpisodeMetrics:
         )
         if self._evaluates:
             log_team_return(logger, total.team, self._window)
+            for name, value in outcome.items():
+                logger.log_value((OUTCOME_MEAN, name), value, window=self._window)
         logger.log_value(NUM_EPISODES, 1, reduce="sum")
         logger.log_value(NUM_EPISODES_LIFETIME, 1, reduce="lifetime_sum")
 

@@ -44,29 +44,29 @@ class ParallelTeamEnv(MultiAgentEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[MultiAgentDict, MultiAgentDict]:
-        outcome = self._team.reset(seed)
-        self.agents = self._acting = list(outcome.acting)
-        obs = {agent: self._cast(agent, outcome.obs[agent]) for agent in outcome.acting}
-        return obs, self._infos(obs, outcome.infos)
+        now = self._team.reset(seed)
+        self.agents = self._acting = list(now.acting)
+        obs = {agent: self._cast(agent, now.obs[agent]) for agent in now.acting}
+        return obs, self._infos(obs, now.infos)
 
     def step(
         self, action_dict: MultiAgentDict
     ) -> tuple[MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict]:
         before = self._acting
-        outcome = self._team.step(action_dict)
+        now = self._team.step(action_dict)
         obs = {
-            agent: self._cast(agent, outcome.obs[agent])
+            agent: self._cast(agent, now.obs[agent])
             for agent in self._team.agents
-            if agent in outcome.obs and (agent in before or agent in outcome.acting)
+            if agent in now.obs and (agent in before or agent in now.acting)
         }
-        gone = [agent for agent in before if agent not in outcome.acting]
+        gone = [agent for agent in before if agent not in now.acting]
         terminateds: dict[AgentID, bool] = dict.fromkeys(gone, True)
-        terminateds["__all__"] = outcome.terminated
-        truncateds: dict[AgentID, bool] = {"__all__": outcome.truncated}
-        self._acting = list(outcome.acting)
+        terminateds["__all__"] = now.terminated
+        truncateds: dict[AgentID, bool] = {"__all__": now.truncated}
+        self._acting = list(now.acting)
         self.agents = [a for a in self._team.agents if a in before or a in self._acting]
-        rewards = {a: float(r) for a, r in outcome.rewards.items() if a in before or a in obs}
-        return obs, rewards, terminateds, truncateds, self._infos(obs, outcome.infos)
+        rewards = {a: float(r) for a, r in now.rewards.items() if a in before or a in obs}
+        return obs, rewards, terminateds, truncateds, self._infos(obs, now.infos)
 
     def state(self) -> np.ndarray | None:
         """The environment's global state, or None after a last step that destroyed it."""

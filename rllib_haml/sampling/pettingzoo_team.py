@@ -13,7 +13,7 @@ from pettingzoo import ParallelEnv
 from rllib_haml.sampling.spaces import as_float32, box_state_space
 from rllib_haml.sampling.team_env import (
     AgentID,
-    Outcome,
+    TimeStep,
     check_declared,
     declared_agents,
     declared_space,
@@ -46,13 +46,13 @@ class PettingZooTeam:
         self._acting: list[AgentID] = []
         self._over = False
 
-    def reset(self, seed: int | None) -> Outcome:
+    def reset(self, seed: int | None) -> TimeStep:
         obs, infos = self.env.reset(seed=seed)
         check_declared(self._declared, obs, "an observation")
         self._over = False
-        return Outcome(obs, self._alive(()), {}, False, False, infos or {})
+        return TimeStep(obs, self._alive(()), {}, False, False, infos or {})
 
-    def step(self, actions: dict[AgentID, Any]) -> Outcome:
+    def step(self, actions: dict[AgentID, Any]) -> TimeStep:
         obs, rewards, terminations, truncations, infos = self.env.step(actions)
         check_declared(self._declared, obs, "an observation")
         check_declared(self._declared, rewards, "a reward")
@@ -63,11 +63,11 @@ class PettingZooTeam:
             done = [a for a in self.agents if terminations.get(a) or truncations.get(a)]
         acting = self._alive(done)
         if acting:
-            return Outcome(obs, acting, rewards, False, False, infos)
+            return TimeStep(obs, acting, rewards, False, False, infos)
         self._over = True
         truncated = any(truncations.get(a) and not terminations.get(a) for a in done if a in actions)
         final = [a for a in self.agents if a in obs and not (truncated and terminations.get(a))]
-        return Outcome(obs, final, rewards, not truncated, truncated, infos)
+        return TimeStep(obs, final, rewards, not truncated, truncated, infos)
 
     def state(self) -> np.ndarray | None:
         try:

@@ -13,7 +13,7 @@ from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.spaces import as_float32, box_state_space
 from rllib_haml.sampling.team_env import (
     AgentID,
-    Outcome,
+    TimeStep,
     check_declared,
     declared_agents,
     declared_space,
@@ -54,15 +54,15 @@ class RLlibTeam:
         self._seen: set[AgentID] = set()
         self._done: set[AgentID] = set()
 
-    def reset(self, seed: int | None) -> Outcome:
+    def reset(self, seed: int | None) -> TimeStep:
         obs, infos = self.env.reset(seed=seed)
         check_declared(self._declared, obs, "an observation")
         if not obs:
             raise EnvironmentFault("reset returned no observation, so nobody acts")
         self._seen, self._done = set(obs), set()
-        return Outcome(obs, self._present(obs), {}, False, False, infos or {})
+        return TimeStep(obs, self._present(obs), {}, False, False, infos or {})
 
-    def step(self, actions: dict[AgentID, Any]) -> Outcome:
+    def step(self, actions: dict[AgentID, Any]) -> TimeStep:
         obs, rewards, terminateds, truncateds, infos = self.env.step(actions)
         check_declared(self._declared, obs, "an observation")
         check_declared(self._declared, rewards, "a reward")
@@ -79,8 +79,8 @@ class RLlibTeam:
             )
         if terminated or truncated:
             gone = {a for a, flag in terminateds.items() if flag} if truncated else set()
-            return Outcome(obs, self._present(obs, gone), rewards, terminated, truncated, infos)
-        return Outcome(obs, self._present(obs, self._done), rewards, False, False, infos)
+            return TimeStep(obs, self._present(obs, gone), rewards, terminated, truncated, infos)
+        return TimeStep(obs, self._present(obs, self._done), rewards, False, False, infos)
 
     def state(self) -> np.ndarray | None:
         return self.env.state()  # pyright: ignore[reportAttributeAccessIssue]

@@ -17,7 +17,8 @@ import tree
 from rllib_haml.sampling.columns import ObsColumn
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.masks import ActionMasks
-from rllib_haml.sampling.team_env import AgentID, Outcome, TeamEnv
+from rllib_haml.sampling.outcomes import outcome_of
+from rllib_haml.sampling.team_env import AgentID, TeamEnv, TimeStep
 from rllib_haml.sampling.vector_env import TeamStep
 
 
@@ -108,8 +109,7 @@ class SerialVectorTeamEnv:
                     continue
                 self.episode_steps[row] += 1
                 acted = self._acting[row]
-                outcome = team.step({agent: feeds[agent][row] for agent in acted})
-                self._write(row, outcome, acted)
+                self._write(row, team.step({agent: feeds[agent][row] for agent in acted}), acted)
         except Exception as error:
             raise self._fault(error, "step", row) from error
         return self._step
@@ -133,6 +133,7 @@ class SerialVectorTeamEnv:
                 "arrays": {name: array[row].copy() for name, array in self._row_arrays()},
                 "acting": list(self._acting[row]),
                 "running": self._running[row],
+                "outcome": self._step.outcome_of(row),
                 "never_seen": sorted(self._never_seen, key=self.agents.index),
             }
             for row, team in enumerate(self._teams)
@@ -157,17 +158,18 @@ class SerialVectorTeamEnv:
                 array[row] = state["arrays"][name]
             self._acting[row] = tuple(state["acting"])
             self._running[row] = state["running"]
+            self._write_outcome(row, state.get("outcome", {}))  # older states have none
             self._never_seen.intersection_update(state["never_seen"])
         return self._step
 
-    def _write(self, row: int, outcome: Outcome, acted: Sequence[AgentID]) -> None:
-        """Copies one environment's outcome into its row."""
-        obs, acting, rewards, terminated, truncated, infos = outcome
+    def _write(self, row: int, now: TimeStep, acted: Sequence[AgentID]) -> None:
+        """Copies what one environment shows into its row."""
+        obs, acting, rewards, terminated, truncated, infos = now
         step = self._step
         try:
             step.reward[row] = [rewards[agent] for agent in self.agents]
         except (KeyError, TypeError, ValueError):
-            step.reward[row] = self._uneven_rewards(outcome, acted)
+            step.reward[row] = self._uneven_rewards(now, acted)
         # Adapters return the same object as long as the same agents act.
         if acting is not self._acting[row]:
             step.active[row] = [agent in acting for agent in self.agents]
@@ -181,6 +183,8 @@ class SerialVectorTeamEnv:
             step.terminated[row] = terminated
             step.truncated[row] = truncated
             self._running[row] = not over
+        if over:
+            self._write_outcome(row, outcome_of(infos))
         if self._masks:
             self._masks.write(row, acting, obs, infos)
         if step.state is not None:
@@ -198,13 +202,19 @@ class SerialVectorTeamEnv:
                 fault.agent = agent
                 raise
 
-    def _uneven_rewards(self, outcome: Outcome, acted: Sequence[AgentID]) -> list[float]:
+    def _write_outcome(self, row: int, told: Mapping[str, float]) -> None:
+        for name in told:
+            self._step.outcome.setdefault(name, np.full(self.num_envs, np.nan))
+        for name, values in self._step.outcome.items():
+            values[row] = told.get(name, np.nan)
+
+    def _uneven_rewards(self, now: TimeStep, acted: Sequence[AgentID]) -> list[float]:
         """The rewards of all agents where some are missing or no numbers."""
         values = []
         for agent in self.agents:
-            if agent in acted and agent in outcome.obs and agent not in outcome.rewards:
+            if agent in acted and agent in now.obs and agent not in now.rewards:
                 raise EnvironmentFault("it acted but got no reward", agent=agent)
-            reward = outcome.rewards.get(agent, 0.0)
+            reward = now.rewards.get(agent, 0.0)
             try:
                 values.append(float(reward))
             except (TypeError, ValueError):

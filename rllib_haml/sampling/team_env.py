@@ -17,7 +17,7 @@ from rllib_haml.sampling.faults import EnvironmentFault
 AgentID = Hashable
 
 
-class Outcome(NamedTuple):
+class TimeStep(NamedTuple):
     """What the team sees after a `reset` or a `step`.
 
     Attributes:
@@ -51,9 +51,9 @@ class TeamEnv(Protocol):
     state_space: gym.spaces.Box | None
     has_state: bool
 
-    def reset(self, seed: int | None) -> Outcome: ...
+    def reset(self, seed: int | None) -> TimeStep: ...
 
-    def step(self, actions: dict[AgentID, Any]) -> Outcome: ...
+    def step(self, actions: dict[AgentID, Any]) -> TimeStep: ...
 
     def state(self) -> np.ndarray | None:
         """The global state now, or None where the environment cannot tell it any more."""

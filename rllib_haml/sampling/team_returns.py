@@ -1,4 +1,4 @@
-"""The return of each of the team's episodes, put together from fragments."""
+"""Return and outcome of each of the team's episodes, put together from fragments."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import numpy as np
 
 from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.metrics import rewards_of
+from rllib_haml.sampling.outcomes import OUTCOME_MEAN, mean_outcomes
 from rllib_haml.sampling.team import TeamReward
 
 
 class TeamReturns:
-    """Follows running episodes over train batches and keeps the returns of the last ones that ended.
+    """Follows running episodes over train batches and keeps the returns of the last ones that ended,
+    and what their environment tells of them beside.
 
     An episode of which a fragment was lost has no return and is left out.
 
@@ -26,6 +28,7 @@ class TeamReturns:
         self._rule: TeamReward = rule
         self._environment = environment
         self._ended: deque[float] = deque(maxlen=window)
+        self._outcomes: deque[dict[str, float]] = deque(maxlen=window)
         self._running: dict[str, tuple[int, float]] = {}
 
     def add(self, fragments: Sequence[JointFragment]) -> None:
@@ -39,26 +42,35 @@ class TeamReturns:
             so_far += float(rewards_of(fragment, self._rule, self._environment).sum())
             if fragment.terminated or fragment.truncated:
                 self._ended.append(so_far)
+                self._outcomes.append(fragment.outcome)
                 running.pop(fragment.episode_id, None)
             else:
                 running[fragment.episode_id] = (steps + len(fragment), so_far)
         self._running = running
 
-    def summary(self) -> dict[str, float]:
-        """Mean, minimum and maximum over the window; empty before the first episode has ended."""
+    def summary(self) -> dict[str, Any]:
+        """Mean, minimum and maximum return over the window, and the mean of each outcome over the episodes
+        that have it; empty before the first episode has ended."""
         if not self._ended:
             return {}
-        returns = np.array(self._ended)
+        returns, outcomes = np.array(self._ended), mean_outcomes(self._outcomes)
         return {
             "team_return_mean": float(returns.mean()),
             "team_return_min": float(returns.min()),
             "team_return_max": float(returns.max()),
+            **({OUTCOME_MEAN: outcomes} if outcomes else {}),
         }
 
     def get_state(self) -> dict[str, Any]:
-        return {"ended": list(self._ended), "running": dict(self._running)}
+        return {
+            "ended": list(self._ended),
+            "outcomes": list(self._outcomes),
+            "running": dict(self._running),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         self._ended.clear()
         self._ended.extend(state["ended"])
+        self._outcomes.clear()
+        self._outcomes.extend(state.get("outcomes", ()))  # older checkpoints have none
         self._running = dict(state["running"])

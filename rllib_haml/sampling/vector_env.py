@@ -5,6 +5,7 @@ E: sub-environments, N: agents, n_i: actions of agent i. Rows are sub-environmen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -29,6 +30,8 @@ class TeamStep:
         truncated: (E,) bool, it was cut by a time limit: the last state has a value. Never both.
         action_mask: Per agent (E, n_i) bool, only for agents whose environment gives a mask.
         state: (E, *S) float32, the environment's global state, or None if it has none.
+        outcome: Per name (E,) float64, what the episodes that have ended came to beside their return, for
+            example {"win": ...}; NaN where that was not told. Rows that still run mean nothing.
     """
 
     obs: dict[AgentID, Any]
@@ -38,6 +41,14 @@ class TeamStep:
     truncated: np.ndarray
     action_mask: dict[AgentID, np.ndarray] = field(default_factory=dict)
     state: np.ndarray | None = None
+    outcome: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def outcome_of(self, row: int) -> dict[str, float]:
+        """The outcome of the episode that has ended in sub-environment `row`; {} while it runs."""
+        if not (self.terminated[row] or self.truncated[row]):
+            return {}
+        told = {name: float(values[row]) for name, values in self.outcome.items()}
+        return {name: value for name, value in told.items() if not math.isnan(value)}
 
 
 @runtime_checkable

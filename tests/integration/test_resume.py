@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fake_envs import NAMES, ScriptedMultiAgentEnv
 from running_state import everything
 
 from rllib_haml import HAPPO, HAPPOConfig
@@ -88,3 +89,29 @@ def test_an_older_checkpoint_restores_into_a_running_algorithm(straight: Any) ->
     algo.restore_from_path(path)
     assert metrics(algo.train()) == results[0]
     algo.stop()
+
+
+def test_resume_keeps_the_mean_outcomes(ray_cluster: Any, tmp_path: Any) -> None:
+    """Episodes of five steps: of 0 to 3 wins 1 and 3, the next update adds 4 to 7."""
+    script = {"end": "terminated", "equal_rewards": True, "outcomes": NAMES}
+    tiny = (
+        HAPPOConfig()
+        .environment(ScriptedMultiAgentEnv, env_config=script, disable_env_checking=True)
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=1)
+        .training(train_batch_size_per_learner=20, num_epochs=1, critic_num_epochs=1)
+        .rl_module(model_config={"fcnet_hiddens": [4]})
+    )
+    algo = tiny.build_algo()
+    told = algo.train()["env_runners"]["outcome_mean"]
+    first = told["number"] - 1.5
+    assert told == {"win": 0.5, "number": first + 1.5}
+    path = algo.save_to_path(str(tmp_path / "checkpoint"))
+    algo.stop()
+    resumed = HAPPO.from_checkpoint(path)
+    told = resumed.train()["env_runners"]["outcome_mean"]
+    assert told == {"win": 0.5, "number": pytest.approx(first + 3.5)}
+    resumed.stop()
+    silent = tiny.copy(copy_frozen=False)
+    silent = silent.environment(env_config={**script, "outcomes": ()}).build_algo()
+    assert "outcome_mean" not in silent.train()["env_runners"]
+    silent.stop()

@@ -125,6 +125,7 @@ def row(fragment: JointFragment, t: int) -> dict[str, Any]:
         "next_state": () if fragment.state is None else at(fragment.state, t + 1),
         "terminated": fragment.terminated and ends,
         "truncated": fragment.truncated and ends,
+        "outcome": fragment.outcome if ends else {},
     }
 
 
@@ -144,6 +145,8 @@ SCRIPTS: dict[str, dict[str, Any]] = {
     "terminal": {"end": "terminated"},
     "a death, then a time limit": {"deaths": {"carrier": 3}},
     "a death, then terminal": {"deaths": {"scout": 2}, "end": "terminated"},
+    "an outcome after a time limit": {"outcomes": ("carrier", "anchor")},
+    "an outcome after a death": {"outcomes": ("scout",), "deaths": {"anchor": 3}, "end": "terminated"},
     "one step": {"length": 1, "end": "terminated"},
     # RLlib drops from a chunk who has no whole step in it, so these episodes are not cut.
     "one joins late": {"joins": {"anchor": 2}, "cut": False},
@@ -167,6 +170,9 @@ def test_both_samplers_give_the_same_rows(ray_cluster: Any, kind: type, script: 
     fast = episodes(JointEnvRunner, "scripted", **script)
     stock = episodes(MultiAgentEnvRunner, "scripted", **script)
     assert_same_rows(fast, stock)
+    for (episode, _), row in fast.items():
+        told = "outcomes" in script and (row["terminated"] or row["truncated"])
+        assert row["outcome"] == ({"win": episode % 2, "number": episode} if told else {})
 
 
 @pytest.mark.parametrize("name", ["a death, then a time limit", "one joins late"])

@@ -6,7 +6,7 @@ followed by zeros, a reward is a number that no other (agent, episode, step) giv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -38,6 +38,8 @@ class Script:
         no_reward: (agent, step) of a reward that is left out.
         wrong_shape: (agent, step) of an observation with one number too many.
         stranger: Step at which an undeclared agent gets an observation.
+        outcomes: Agents whose infos in the last step tell the episode's outcome: "win" in every other
+            episode, and its "number".
         raises: (episode, step) in which the environment raises; step 0 is its reset.
     """
 
@@ -54,6 +56,7 @@ class Script:
     no_reward: tuple[str, int] | None = None
     wrong_shape: tuple[str, int] | None = None
     stranger: int | None = None
+    outcomes: tuple[str, ...] = ()
     raises: tuple[int, int] | None = None
 
     def observation_space(self, agent: str) -> gym.Space:
@@ -95,6 +98,10 @@ class Script:
         if self.stranger == step:
             obs["stranger"] = np.zeros(3)
         return obs
+
+    def infos(self, agents: Iterable[str], episode: int, step: int) -> dict[str, dict[str, Any]]:
+        told = {"outcome": {"win": float(episode % 2), "number": episode}}
+        return {a: told if step == self.length and a in self.outcomes else {} for a in agents}
 
     def rewarded(self, episode: int, step: int) -> dict[str, float]:
         return {
@@ -165,7 +172,8 @@ class ScriptedMultiAgentEnv(_Scripted, MultiAgentEnv):
         truncateds = {"__all__": over and end in ("truncated", "both")}
         self.agents = [a for a in self.script.agents if self.script.is_there(a, self.time)]
         rewards = self.script.rewarded(self.episode, self.time)
-        return obs, rewards, terminateds, truncateds, {}
+        infos = self.script.infos(obs, self.episode, self.time)
+        return obs, rewards, terminateds, truncateds, infos
 
 
 class ScriptedParallelEnv(_Scripted, ParallelEnv):
@@ -200,7 +208,8 @@ class ScriptedParallelEnv(_Scripted, ParallelEnv):
         there = [a for a in self.script.agents if self.script.is_there(a, self.time)]
         self.agents = [] if over else there
         rewards = self.script.rewarded(self.episode, self.time)
-        return obs, rewards, terminations, truncations, {agent: {} for agent in obs}
+        infos = self.script.infos(obs, self.episode, self.time)
+        return obs, rewards, terminations, truncations, infos
 
     def state(self) -> np.ndarray:
         alive = sum(self.script.is_there(agent, self.time) for agent in self.script.agents)

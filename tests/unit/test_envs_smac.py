@@ -77,7 +77,7 @@ def test_a_victory_is_terminal() -> None:
     last = play(smac.make_smac(won=3))[-1]
     assert set(last[2].values()) == {True}
     assert set(last[3].values()) == {False}
-    assert all(info["battle_won"] for info in last[4].values())
+    assert all(info == {"battle_won": True, "outcome": {"win": 1.0}} for info in last[4].values())
 
 
 @pytest.mark.parametrize("script", [{"won": LIMIT}, {"deaths": {0: 1, 1: 2, 2: LIMIT}}])
@@ -85,6 +85,7 @@ def test_a_battle_that_is_decided_in_its_last_step_is_terminal(script: dict[str,
     last = play(smac.make_smac(**script))[-1]
     assert all(last[2].values())
     assert not any(last[3].values())
+    assert {info["outcome"]["win"] for info in last[4].values()} == {float("won" in script)}
 
 
 def test_a_time_limit_truncates_those_who_are_left() -> None:
@@ -93,6 +94,8 @@ def test_a_time_limit_truncates_those_who_are_left() -> None:
     assert seen[-1][2] == {"ally_0": False, "ally_2": True}
     assert seen[-1][3] == {"ally_0": True, "ally_2": False}
     assert not any(info["battle_won"] for info in seen[-1][4].values())
+    told = [[info.get("outcome") for info in step[4].values()] for step in seen]
+    assert told == [[None] * len(step[4]) for step in seen[:-1]] + [[{"win": 0.0}] * 2]
 
 
 def test_a_crash_is_no_terminal_state_and_the_last_observation_stands() -> None:
@@ -102,6 +105,7 @@ def test_a_crash_is_no_terminal_state_and_the_last_observation_stands() -> None:
     assert crashed[3] == {"ally_0": True, "ally_2": True}
     np.testing.assert_array_equal(crashed[0]["ally_2"]["observations"], before[0]["ally_2"]["observations"])
     assert set(crashed[1].values()) == {0.0}
+    assert not any("outcome" in info for info in crashed[4].values())
     env.reset()  # the game has been restarted
     assert env.agents == TEAM
 
@@ -134,6 +138,7 @@ def test_the_sampler_sees_the_team() -> None:
         out = vec.step({agent: np.full(2, STOP) for agent in TEAM})
         assert out.active.tolist() == [[True, step < 2, True]] * 2
         assert out.truncated.all() == (step == LIMIT)
+        assert [out.outcome_of(e) for e in (0, 1)] == [{"win": 0.0} if step == LIMIT else {}] * 2
         assert out.action_mask["ally_1"].all() == (step >= 2)
 
 

@@ -15,7 +15,7 @@ from rllib_haml.envs.registry import resolve_env
 from rllib_haml.sampling.make_vector import make_vector_team_env
 
 pytestmark = pytest.mark.skipif(find_spec("jaxmarl") is None, reason="needs rllib-haml[smax]")
-STOP = 4
+RIGHT, STOP = 1, 4
 
 
 def battles(num_envs: int = 2, **config: Any) -> smax.SMAX:
@@ -82,12 +82,42 @@ def test_every_row_is_jaxmarls_own_battle() -> None:
                 if out.active[e, i]:
                     np.testing.assert_array_equal(out.action_mask[agent][e], masks[agent])
             assert (out.terminated[e] or out.truncated[e]) == bool(dones["__all__"])
+            living = np.asarray(states[e].state.unit_alive)
+            won = living[: game.num_allies].any() and not living[game.num_allies :].any()
+            assert out.outcome_of(e) == ({"win": float(won)} if dones["__all__"] else {})
             if dones["__all__"]:
                 ends += 1
                 out = vec.reset([e], [None])
                 keys[e], draw = jax.random.split(keys[e])
                 states[e] = game.reset(draw)[1]
     assert ends >= 2
+
+
+@pytest.mark.parametrize(
+    "rules, win",
+    [({"enemy_shoots": False}, 1.0), ({}, 0.0), ({"enemy_shoots": False, "max_steps": 5}, 0.0)],
+    ids=["won", "lost", "out of time"],
+)
+def test_a_battle_is_won_where_jaxmarls_log_says_so(rules: dict[str, Any], win: float) -> None:
+    """`SMAXLogWrapper` takes an episode for won whose last reward is 1 or more, the bonus for a win."""
+    vec = battles(**rules)
+    out, told = vec.reset([0, 1], [0, 1]), {}
+    for _ in range(40):
+        aims = {a: m[:, STOP + 1 :] for a, m in out.action_mask.items()}
+        out = vec.step({a: np.where(m.any(-1), STOP + 1 + m.argmax(-1), RIGHT) for a, m in aims.items()})
+        for e in np.flatnonzero(out.terminated | out.truncated).tolist():
+            told.setdefault(e, (out.outcome_of(e), float(out.reward[e, 0] >= 1.0)))
+    assert told == dict.fromkeys([0, 1], ({"win": win}, win))
+
+
+def test_a_battle_that_nobody_survives_is_no_win() -> None:
+    vec = battles()
+    vec.reset([0, 1], [0, 1])
+    seen = vec._battles.seen
+    over = {"terminated": np.ones(2, bool), "alive": np.array([[False] * 3, [False, True, False]])}
+    vec._battles = vec._battles._replace(seen=seen._replace(**over))
+    out = vec.reset([], [])
+    assert [out.outcome_of(e) for e in (0, 1)] == [{"win": 0.0}, {"win": 1.0}]
 
 
 def test_what_is_seen_lies_in_its_space() -> None:
