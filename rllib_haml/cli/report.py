@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import click
-from ray.tune import ResultGrid
+from ray.tune import Result, ResultGrid
+
+LEARNERS = "learners"
 
 
 def report(name: str, results: ResultGrid, path: str, verbosity: int) -> None:
@@ -31,6 +33,21 @@ def report(name: str, results: ResultGrid, path: str, verbosity: int) -> None:
     click.echo(f"{name}: TensorBoard  tensorboard --logdir {path}")
     for checkpoint in checkpoints:
         click.echo(f"{name}: evaluate     rllib evaluate {checkpoint}")
+    for result in results:
+        _report_adapters(name, result)
+
+
+def _report_adapters(name: str, result: Result) -> None:
+    """What each agent ended up with of its own, where agents have adapters."""
+    learners = (result.metrics or {}).get(LEARNERS, {})
+    figures = {agent: of for agent, of in learners.items() if "adapter_relative_norm_max" in of}
+    if not figures:
+        return
+    from rllib_haml.modules.adapter_audit import audit_table
+
+    click.echo(f"{name}: adapters\n{audit_table(figures)}")
+    if result.checkpoint is not None:
+        click.echo(f"{name}: audit        rllib adapters audit {result.checkpoint.path}")
 
 
 def cause(error: BaseException) -> str:

@@ -7,10 +7,14 @@ from typing import Any
 
 import torch
 import tree
+from ray.rllib.core import ALL_MODULES
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.typing import StateDict
+from torch import Tensor
 
 from rllib_haml.haml import Player
+from rllib_haml.learners.adapter_report import report_adapters
+from rllib_haml.learners.advantages import TeamAdvantage
 from rllib_haml.learners.batch import JointBatch
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
 from rllib_haml.modules.adapter import BACKBONE
@@ -40,6 +44,21 @@ class LoRASALearner(OnPolicyTeamLearner):
         columns = list(joint.policies.values())
         together = tree.map_structure(lambda *agents: torch.cat(agents, dim=1), *columns)
         return super()._players(replace(joint, policies={BACKBONE: together}))
+
+    @override(OnPolicyTeamLearner)
+    def _sweep(self, players: dict[str, Player], advantage: TeamAdvantage) -> dict[str, Tensor]:
+        losses = super()._sweep(players, advantage)
+        if self._adapters_train:
+            self._log_audit(advantage)
+        return losses
+
+    def _log_audit(self, advantage: TeamAdvantage) -> None:
+        adapters = {name: self.module[name].unwrapped() for name in advantage.joint.policies}
+        key = self._sweep_seed, self._weights_seq_no
+        audit = report_adapters(adapters, advantage.joint, advantage.rows.total, key)
+        self.metrics.log_dict(audit.metrics(), key=ALL_MODULES, window=1)
+        for name, figures in audit.by_agent().items():
+            self.metrics.log_dict(figures, key=name, window=1)
 
     @override(OnPolicyTeamLearner)
     def _is_trained(self, module_id: str) -> bool:

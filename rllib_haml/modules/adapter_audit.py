@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ class AdapterAudit:
         stable_rank: (N, L) ‖ΔW‖² / σ₁(ΔW)², 0 where ΔW = 0.
         cosine: (N, N) of all differences as one vector, dense ones too; nan where one of the two is zero.
         divergence: (N, N) ½ (KL(i ‖ j) + KL(j ‖ i)) in nats, the mean over the rows given; None without any.
-        trainable: (N,) numbers that an agent trains.
-        stored_bytes: (N,) bytes of its state.
+        rank: (N,) directions that can learn, the mean over low-rank layers; nan without any.
+        trainable: (N,) numbers that an agent trains, without those of directions that were dropped.
+        stored_bytes: (N,) bytes that these take.
         backbone_bytes: Bytes of the backbone's.
     """
 
@@ -38,39 +39,69 @@ class AdapterAudit:
     stable_rank: np.ndarray
     cosine: np.ndarray
     divergence: np.ndarray | None
+    rank: np.ndarray
     trainable: np.ndarray
     stored_bytes: np.ndarray
     backbone_bytes: int
 
     def metrics(self) -> dict[str, float]:
-        """Means over agents and layers or over pairs of agents; what needs a pair is absent without one."""
+        """Means over agents and layers or over pairs of agents; what is not known is absent."""
         pairs = ~np.eye(len(self.agents), dtype=bool)
-        found = {
-            "adapter_relative_norm": self.relative_norm.mean(),
-            "adapter_stable_rank": self.stable_rank.mean(),
-            "adapter_trainable": self.trainable.mean(),
-            "adapter_stored_bytes": self.stored_bytes.mean(),
-        }
-        cosines = self.cosine[pairs & np.isfinite(self.cosine)]
-        found |= {"adapter_cosine": cosines.mean()} if cosines.size else {}
-        if self.divergence is not None and pairs.any():
-            found["adapter_divergence"] = self.divergence[pairs].mean()
-        return {key: float(value) for key, value in found.items()}
+        return _known(
+            adapter_relative_norm=self.relative_norm,
+            adapter_stable_rank=self.stable_rank,
+            adapter_rank=self.rank,
+            adapter_trainable=self.trainable,
+            adapter_stored_bytes=self.stored_bytes,
+            adapter_cosine=self.cosine[pairs],
+            adapter_divergence=None if self.divergence is None else self.divergence[pairs],
+        )
+
+    def by_agent(self) -> dict[str, dict[str, float]]:
+        """The same of each agent; cosine and divergence are means over the others."""
+        return {agent: self._of(i) for i, agent in enumerate(self.agents)}
+
+    def _of(self, i: int) -> dict[str, float]:
+        others = np.arange(len(self.agents)) != i
+        return _known(
+            adapter_relative_norm=self.relative_norm[i],
+            adapter_relative_norm_max=self.relative_norm[i].max(initial=0.0),
+            adapter_stable_rank=self.stable_rank[i],
+            adapter_rank=self.rank[i],
+            adapter_trainable=self.trainable[i],
+            adapter_stored_bytes=self.stored_bytes[i],
+            adapter_cosine=self.cosine[i][others],
+            adapter_divergence=None if self.divergence is None else self.divergence[i][others],
+        )
 
     def table(self) -> str:
-        """One line for each agent; cosine and divergence are means over the others."""
-        left = f"{'agent':<16} {'|dW|/|W|':>9} {'largest':>9} {'st.rank':>8} "
-        right = f"{'cosine':>7} {'KL':>9} {'numbers':>9} {'KiB':>8}"
-        return "\n".join([left + right, *(self._line(i, agent) for i, agent in enumerate(self.agents))])
+        """See `audit_table`."""
+        return audit_table(self.by_agent())
 
-    def _line(self, i: int, agent: str) -> str:
-        others = np.arange(len(self.agents)) != i
-        divergence = None if self.divergence is None else self.divergence[i][others]
-        return (
-            f"{agent:<16} {self.relative_norm[i].mean():>9.4f} {self.relative_norm[i].max():>9.4f} "
-            f"{self.stable_rank[i].mean():>8.2f} {_mean(self.cosine[i][others]):>7} {_mean(divergence):>9} "
-            f"{self.trainable[i]:>9} {self.stored_bytes[i] / 1024:>8.1f}"
-        )
+
+# Column of the table: its width and decimals, the metric, and what one of its units is.
+_COLUMNS = {
+    "|dW|/|W|": (9, 4, "adapter_relative_norm", 1),
+    "largest": (9, 4, "adapter_relative_norm_max", 1),
+    "st.rank": (8, 2, "adapter_stable_rank", 1),
+    "cosine": (7, 4, "adapter_cosine", 1),
+    "KL": (9, 4, "adapter_divergence", 1),
+    "rank": (6, 2, "adapter_rank", 1),
+    "numbers": (9, 0, "adapter_trainable", 1),
+    "KiB": (8, 1, "adapter_stored_bytes", 1024),
+}
+
+
+def audit_table(by_agent: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line for each agent, from the figures of `AdapterAudit.by_agent`."""
+    lines = [" ".join([f"{'agent':<16}", *(f"{title:>{width}}" for title, (width, *_) in _COLUMNS.items())])]
+    for agent, figures in by_agent.items():
+        cells = [
+            f"{figures[key] / unit:>{width}.{digits}f}" if key in figures else f"{'-':>{width}}"
+            for width, digits, key, unit in _COLUMNS.values()
+        ]
+        lines.append(" ".join([f"{agent:<16}", *cells]))
+    return "\n".join(lines)
 
 
 def audit_adapters(adapters: Mapping[str, Adapter], batch: Mapping[str, Any] | None = None) -> AdapterAudit:
@@ -105,9 +136,10 @@ def audit_adapters(adapters: Mapping[str, Adapter], batch: Mapping[str, Any] | N
         relative_norm=norms,
         stable_rank=ranks,
         cosine=_cosines([_flat(adapter, weights) for adapter in agents]),
-        divergence=None if batch is None else _divergences(agents, batch),
-        trainable=np.array([sum(p.numel() for p in a.parameters() if p.requires_grad) for a in agents]),
-        stored_bytes=np.array([_bytes(adapter) for adapter in agents]),
+        divergence=None if batch is None else divergences(agents, batch),
+        rank=np.array([_rank(adapter) for adapter in agents]),
+        trainable=np.array([adapter.lora.live_numbers() for adapter in agents]),
+        stored_bytes=np.array([adapter.lora.live_numbers() * _item_size(adapter) for adapter in agents]),
         backbone_bytes=_bytes(backbone),
     )
 
@@ -165,7 +197,8 @@ def _cosines(vectors: list[Tensor]) -> np.ndarray:
 
 
 @torch.no_grad()
-def _divergences(adapters: list[Adapter], batch: Mapping[str, Any]) -> np.ndarray:
+def divergences(adapters: Sequence[Adapter], batch: Mapping[str, Any]) -> np.ndarray:
+    """(N, N) ½ (KL(i ‖ j) + KL(j ‖ i)) in nats, the mean over the rows of `batch`."""
     family = adapters[0].backbone.head.family
     # In float64: the KL of nearly equal policies is a small difference of large numbers.
     outputs = [a.forward_inference(dict(batch))[Columns.ACTION_DIST_INPUTS].double() for a in adapters]
@@ -177,6 +210,20 @@ def _bytes(module: torch.nn.Module) -> int:
     return sum(x.numel() * x.element_size() for x in module.state_dict().values())
 
 
-def _mean(values: np.ndarray | None) -> str:
-    known = np.array([]) if values is None else values[np.isfinite(values)]
-    return f"{known.mean():.4f}" if known.size else "-"
+def _item_size(module: torch.nn.Module) -> int:
+    return next(module.parameters()).element_size()
+
+
+def _rank(adapter: Adapter) -> float:
+    lora = adapter.lora
+    ranks = [int(lora.live(target).sum()) for target in lora.targets if target.rank is not None]
+    return float(np.mean(ranks)) if ranks else float("nan")
+
+
+def _known(**figures: Any) -> dict[str, float]:
+    """The mean of what is no nan of each; without any, it is left out."""
+    known = {
+        key: values[~np.isnan(values)]
+        for key, values in ((key, np.asarray(x)) for key, x in figures.items() if x is not None)
+    }
+    return {key: float(values.mean()) for key, values in known.items() if values.size}

@@ -63,6 +63,18 @@ class LoRA(nn.Module):
         """The difference itself, of the parameter's shape."""
         return self.get_submodule(target.module).get_parameter(f"delta_{target.leaf}")
 
+    def live(self, target: Target) -> Tensor:
+        """(r,) bool: the directions that can learn; where both factors are zero, so are both gradients."""
+        a, b = (factor.detach() for factor in self.factors(target))
+        return a.any(1) | b.any(0)
+
+    def live_numbers(self) -> int:
+        """How many numbers are trained, without those of directions that cannot learn."""
+        return sum(
+            target.numbers if target.rank is None else int(self.live(target).sum()) * sum(target.shape)
+            for target in self.targets
+        )
+
     def deltas(self) -> Weights:
         """Parameter name → ΔW of its shape; differentiable."""
         return {target.name: self._delta(target) for target in self.targets}

@@ -3,7 +3,7 @@
     python tests/benchmarks/diagnostics.py
 
 HAPPO on HalfCheetah 2x3 and 6x1, tuned: CPU time of the figures that an operator reads, over that of
-the iterations they were taken in. One process, one torch thread.
+the iterations they were taken in; and of those about LoRASA's adapters. One process, one torch thread.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import logging
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,42 @@ import torch
 
 import rllib_haml
 from rllib_haml.config import load_experiments
+from rllib_haml.learners.lorasa import LoRASALearner
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
 
-FILE = Path(__file__).parents[2] / "tuned_examples" / "happo" / "mamujoco_halfcheetah_2x3.yaml"
+EXAMPLES = Path(__file__).parents[2] / "tuned_examples"
+HAPPO, LORASA = (EXAMPLES / run / "mamujoco_halfcheetah_2x3.yaml" for run in ("happo", "lorasa"))
 
 
-class Timed(OnPolicyTeamLearner):
-    """Keeps the CPU seconds that reporting a sweep took."""
+class Seconds:
+    """CPU seconds that reporting took."""
 
-    seconds = 0.0
+    spent = 0.0
 
-    def _report_sweep(self, *args: Any, **kwargs: Any) -> Any:
+    @classmethod
+    def of(cls, report: Callable[..., Any], *args: Any) -> Any:
         start = time.process_time()
         try:
-            return super()._report_sweep(*args, **kwargs)
+            return report(*args)
         finally:
-            Timed.seconds += time.process_time() - start
+            cls.spent += time.process_time() - start
+
+
+class TimedSweep(OnPolicyTeamLearner):
+    def _report_sweep(self, result: Any, players: Any, advantage: Any) -> Any:
+        return Seconds.of(super()._report_sweep, result, players, advantage)
+
+
+class TimedAudit(LoRASALearner):
+    def _log_audit(self, advantage: Any) -> None:
+        Seconds.of(super()._log_audit, advantage)
+
+
+CASES: list[tuple[Path, str, dict[str, Any]]] = [
+    (HAPPO, "2x3", {"learner_class": TimedSweep}),
+    (HAPPO, "6x1", {"learner_class": TimedSweep}),
+    (LORASA, "2x3", {"learner_class": TimedAudit, "adapters_from": 0}),
+]
 
 
 def main() -> None:
@@ -46,20 +67,20 @@ def main() -> None:
     logging.disable(logging.WARNING)
     rllib_haml.register()
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    (experiment,) = load_experiments(FILE)
-    for conf in ("2x3", "6x1"):
+    for file, conf, training in CASES:
+        (experiment,) = load_experiments(file)
         config: Any = experiment.config.copy(copy_frozen=False)
-        config.environment(env_config={"agent_conf": conf}).training(learner_class=Timed)
+        config.environment(env_config={"agent_conf": conf}).training(**training)
         algo = config.build_algo()
         algo.train()
         shares = []
         for _ in range(args.iterations):
-            Timed.seconds, start = 0.0, time.process_time()
+            Seconds.spent, start = 0.0, time.process_time()
             algo.train()
-            shares.append(Timed.seconds / (time.process_time() - start))
+            shares.append(Seconds.spent / (time.process_time() - start))
         algo.stop()
         median, low, high = (100 * f(shares) for f in (statistics.median, min, max))
-        print(f"{conf}  {median:.2f} % of an iteration ({low:.2f} to {high:.2f})")
+        print(f"{file.parent.name} {conf}  {median:.2f} % of an iteration ({low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":
