@@ -9,6 +9,7 @@ once, as in the paper's MAPPO.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
@@ -18,12 +19,14 @@ from ray.rllib.utils.typing import StateDict
 
 from rllib_haml._typing import NotProvided
 from rllib_haml.algorithms.adapter_groups import AdapterMapping, adapter_mapping, check_groups
+from rllib_haml.algorithms.adapter_swap import load_adapter, on_every_learner, running_adapter, send_weights
 from rllib_haml.algorithms.haml import HAML
 from rllib_haml.algorithms.happo import HAPPOConfig
 from rllib_haml.algorithms.phase_switch import PLATEAU, PhaseSwitch
 from rllib_haml.learners.lorasa import LoRASALearner
 from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.adapter import BACKBONE, Adapter
+from rllib_haml.modules.adapter_files import export_adapter
 from rllib_haml.modules.lora_config import LoRAConfig
 from rllib_haml.sampling.team import AgentID, Team
 
@@ -197,12 +200,34 @@ class LoRASA(HAML):
 
     def _load_backbone(self, path: str) -> None:
         state = shared_policy_of(path).get_state()
-        self.learner_group.foreach_learner(lambda learner: learner.module[BACKBONE].set_state(state))
-        self.env_runner_group.sync_weights(
-            from_worker_or_learner_group=self.learner_group,
-            policies=self.config.acting_modules(),
-            inference_only=True,
-        )
+        on_every_learner(self, lambda learner: learner.module[BACKBONE].set_state(state))
+        send_weights(self)
+
+    def save_adapter(self, policy: str, directory: str | Path) -> None:
+        """Writes the adapter of `policy` as PEFT's files, as `rllib adapters export` does.
+
+        Raises:
+            ValueError: There is no adapter of this name.
+        """
+        export_adapter(running_adapter(self, policy), directory)
+
+    def load_adapter(self, policy: str, directory: str | Path) -> None:
+        """Gives `policy` the adapter in `directory`; it acts from the next step on, and trains from there.
+
+        Its optimizer starts anew. Files are those of `save_adapter` or `rllib adapters export`, made over
+        this very backbone; ranks and layers may be others than here, if these can express the policy.
+
+        Raises:
+            FileNotFoundError: There is no adapter in `directory`.
+            ValueError: There is no such policy; the files' backbone is another; this run's `lora` cannot
+                express the adapter (the message says what can); or the team still shares one network.
+        """
+        if not self._switch.done:
+            raise ValueError(
+                f"load_adapter({policy!r}): the team still trains the shared network, and adapters rest. "
+                f"Load it once `{ADAPTERS_TRAIN}` is 1, or start with adapters_from: 0."
+            )
+        load_adapter(self, policy, directory)
 
     def get_state(self, *args: Any, **kwargs: Any) -> StateDict:
         return {**super().get_state(*args, **kwargs), SWITCH: self._switch.get_state()}
@@ -219,8 +244,6 @@ def shared_policy_of(path: str) -> RLModule:
     Raises:
         ValueError: There is none.
     """
-    from pathlib import Path
-
     modules = Path(path) / "learner_group" / "learner" / "rl_module"
     for name in (BACKBONE, "shared"):
         if (modules / name).is_dir():

@@ -32,9 +32,9 @@ def adapters() -> None:
 def list_adapters(checkpoint: Path) -> None:
     """List the adapters: ranks, trained numbers, and their share of the backbone's."""
     for agent, adapter in _adapters(checkpoint).items():
-        own = sum(p.numel() for p in adapter.parameters())
+        own = adapter.lora.live_numbers()
         shared = sum(p.numel() for p in adapter.backbone.parameters())
-        ranks = sorted({target.rank for target in adapter.lora.targets if target.rank is not None})
+        ranks = sorted(set(adapter.lora.live_ranks().values()))
         click.echo(f"{agent:<24} rank {', '.join(map(str, ranks)) or 'dense':<8} {own:>9,} numbers", nl=False)
         click.echo(f"  {own / shared:6.1%} of the backbone")
 
@@ -60,13 +60,13 @@ def export_adapters(checkpoint: Path, directory: Path, agent: str | None) -> Non
 def import_adapter_files(checkpoint: Path, directory: Path, out: Path, agent: str) -> None:
     """Write a copy OUT of CHECKPOINT in which AGENT has the adapter in DIRECTORY."""
     from rllib_haml.modules.adapter_files import import_adapter
+    from rllib_haml.modules.adapter_fit import adopt
 
     (running,) = _adapters(checkpoint, agent).values()
     if out.exists():
         raise _problem(out, "exists already: name a new directory.")
     try:
-        imported = import_adapter(directory, running.backbone)
-        running.set_state(imported.get_state())
+        adopt(running, import_adapter(directory, running.backbone))
     except (ValueError, OSError) as error:
         raise _problem(directory, str(error)) from error
     shutil.copytree(checkpoint, out)

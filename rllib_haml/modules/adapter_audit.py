@@ -215,8 +215,7 @@ def _item_size(module: torch.nn.Module) -> int:
 
 
 def _rank(adapter: Adapter) -> float:
-    lora = adapter.lora
-    ranks = [int(lora.live(target).sum()) for target in lora.targets if target.rank is not None]
+    ranks = list(adapter.lora.live_ranks().values())
     return float(np.mean(ranks)) if ranks else float("nan")
 
 

@@ -68,12 +68,14 @@ class LoRA(nn.Module):
         a, b = (factor.detach() for factor in self.factors(target))
         return a.any(1) | b.any(0)
 
+    def live_ranks(self) -> dict[Target, int]:
+        """How many directions of each low-rank difference can learn."""
+        return {target: int(self.live(target).sum()) for target in self.targets if target.rank is not None}
+
     def live_numbers(self) -> int:
         """How many numbers are trained, without those of directions that cannot learn."""
-        return sum(
-            target.numbers if target.rank is None else int(self.live(target).sum()) * sum(target.shape)
-            for target in self.targets
-        )
+        dense = sum(target.numbers for target in self.targets if target.rank is None)
+        return dense + sum(rank * sum(target.shape) for target, rank in self.live_ranks().items())
 
     def deltas(self) -> Weights:
         """Parameter name → ΔW of its shape; differentiable."""
