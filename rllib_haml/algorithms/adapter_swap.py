@@ -1,0 +1,67 @@
+"""Other adapters for a running team, without building it anew."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray.rllib.utils.typing import StateDict
+
+from rllib_haml.modules.adapter import Adapter
+from rllib_haml.modules.adapter_files import import_adapter
+from rllib_haml.modules.adapter_fit import adopt
+
+
+def running_adapter(algorithm: Any, policy: str) -> Adapter:
+    """The adapter through which `policy` acts now.
+
+    Raises:
+        ValueError: There is none of this name.
+    """
+    adapter = algorithm.get_module(policy)
+    if not isinstance(adapter, Adapter):
+        names = sorted(algorithm.config.team.members())
+        raise ValueError(f"There is no adapter {policy!r}: expected one of {', '.join(names)}.")
+    return adapter
+
+
+def load_adapter(algorithm: Any, policy: str, directory: str | Path) -> None:
+    """See `LoRASA.load_adapter`."""
+    running = running_adapter(algorithm, policy)
+    made = copy.deepcopy(running)
+    made.bind(running.backbone)
+    adopt(made, import_adapter(directory, running.backbone))
+    on_every_learner(algorithm, partial(_replace, adapters={policy: made.get_state()}))
+    send_weights(algorithm)
+
+
+def on_every_learner(algorithm: Any, change: Any) -> None:
+    """Makes the same change on all learners; an error there is one here."""
+    for answer in algorithm.learner_group.foreach_learner(change):
+        answer.get()
+
+
+def _replace(learner: Any, adapters: dict[str, StateDict]) -> None:
+    """Other weights, and no memory of how the former ones moved."""
+    for name, state in adapters.items():
+        learner.module[name].unwrapped().set_state(state)
+        if name in learner._module_optimizers:
+            learner.get_optimizer(name).state.clear()
+
+
+def send_weights(algorithm: Any) -> None:
+    """The learners' weights to all env runners, which take none that are as old as their own."""
+
+    def forget(env_runner: Any) -> None:
+        env_runner._weights_seq_no = 0
+
+    for group in (algorithm.env_runner_group, algorithm.eval_env_runner_group):
+        if group is not None:
+            group.foreach_env_runner(forget)
+    algorithm.env_runner_group.sync_weights(
+        from_worker_or_learner_group=algorithm.learner_group,
+        policies=algorithm.config.acting_modules(),
+        inference_only=True,
+    )
