@@ -12,22 +12,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import gymnasium as gym
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
-from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.typing import StateDict
 
 from rllib_haml._typing import NotProvided
 from rllib_haml.algorithms.adapter_groups import AdapterMapping, adapter_mapping, check_groups
-from rllib_haml.algorithms.adapter_swap import load_adapter, on_every_learner, running_adapter, send_weights
+from rllib_haml.algorithms.adapter_swap import load_adapter, running_adapter
 from rllib_haml.algorithms.haml import HAML
 from rllib_haml.algorithms.happo import HAPPOConfig
 from rllib_haml.algorithms.phase_switch import PLATEAU, PhaseSwitch
+from rllib_haml.algorithms.warm_start import begin, check_warm_start
 from rllib_haml.learners.lorasa import LoRASALearner
 from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.adapter import BACKBONE, Adapter
 from rllib_haml.modules.adapter_files import export_adapter
+from rllib_haml.modules.adapter_mode import ADAPTER_MODES, AdapterMode, backbone_moves, lora_of
+from rllib_haml.modules.leading import widest
 from rllib_haml.modules.lora_config import LoRAConfig
+from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.sampling.team import AgentID, Team
 
 if TYPE_CHECKING:
@@ -54,9 +59,12 @@ class LoRASAConfig(HAPPOConfig):
         super().__init__(algo_class=algo_class or LoRASA)
         self.lora: dict[str, Any] = {}
         self.adapters_from: int | float | str | None = PLATEAU
+        self.adapter_mode: AdapterMode = "frozen"
         self.total_env_steps: int | None = None
         self.plateau_patience, self.plateau_min_gain = 20, 0.02
         self.backbone_checkpoint: str | None = None
+        self.adapters_checkpoint: str | None = None
+        self.new_adapters = "zero"
         self.adapter_mapping_fn: AdapterMapping | str = "agent"
 
     def training(
@@ -64,10 +72,13 @@ class LoRASAConfig(HAPPOConfig):
         *,
         lora: dict[str, Any] | None = NotProvided,
         adapters_from: int | float | Literal["plateau"] | None = NotProvided,
+        adapter_mode: AdapterMode | None = NotProvided,
         total_env_steps: int | None = NotProvided,
         plateau_patience: int | None = NotProvided,
         plateau_min_gain: float | None = NotProvided,
         backbone_checkpoint: str | None = NotProvided,
+        adapters_checkpoint: str | None = NotProvided,
+        new_adapters: str | None = NotProvided,
         adapter_mapping_fn: AdapterMapping | None = NotProvided,
         **kwargs: Any,
     ) -> Self:
@@ -77,12 +88,22 @@ class LoRASAConfig(HAPPOConfig):
             lora: The keys of `LoRAConfig`, named as in PEFT: `r`, `lora_alpha`, `target_modules`, ...
             adapters_from: When the shared network is frozen and the adapters begin: env steps (an
                 integer), a fraction of `total_env_steps` (between 0 and 1), `plateau` of the team's return,
-                or None for never, the control that goes on sharing.
+                or None for never.
+            adapter_mode: What moves from then on. `frozen`: low-rank adapters over the resting backbone
+                (the paper's); `joint`: both, all at once; `alternating`: adapters and backbone by turns, an
+                iteration each. Controls: `continue_shared`, the backbone alone, with a new optimizer;
+                `dense_delta`, full-rank adapters of what low-rank ones would adapt; `separate`, networks
+                of the agents' own that begin as copies of the backbone. `lora` says nothing in the last.
             total_env_steps: The budget that a fraction refers to.
             plateau_patience: Iterations without a gain that make a plateau.
             plateau_min_gain: What counts as a gain: so much of the range of returns seen so far.
             backbone_checkpoint: A checkpoint of this package with a shared policy (MAPPO's with
                 `share_parameters: true`, or LoRASA's) to begin with.
+            adapters_checkpoint: A checkpoint of LoRASA, perhaps of another team: backbone and the adapters of
+                the policies of the same names begin as they are there, and so does the critic if it sees
+                states of the same size. Adapters train from the start; optimizers begin anew.
+            new_adapters: What the other policies begin with: `zero`, the backbone's own; `mean` of the
+                checkpoint's adapters, as near as their ranks allow; or the name of one to copy.
             adapter_mapping_fn: Which adapter an agent has: `agent`, its own; `role`, that of all whose
                 names are the same up to a trailing number; groups {name: [agents]}; or a function
                 (agent_id, episode, **kwargs) -> name. Agents of one adapter move as one.
@@ -91,10 +112,13 @@ class LoRASAConfig(HAPPOConfig):
         own = {
             "lora": lora,
             "adapters_from": adapters_from,
+            "adapter_mode": adapter_mode,
             "total_env_steps": total_env_steps,
             "plateau_patience": plateau_patience,
             "plateau_min_gain": plateau_min_gain,
             "backbone_checkpoint": backbone_checkpoint,
+            "adapters_checkpoint": adapters_checkpoint,
+            "new_adapters": new_adapters,
             "adapter_mapping_fn": adapter_mapping_fn,
         }
         for key, value in own.items():
@@ -108,12 +132,20 @@ class LoRASAConfig(HAPPOConfig):
             ValueError: `adapters_from` is no step, fraction or word, or a fraction of nothing.
         """
         return PhaseSwitch.of(
-            self.adapters_from, self.total_env_steps, self.plateau_patience, self.plateau_min_gain
+            self.adapters_from if self.adapters_checkpoint is None else 0,
+            self.total_env_steps,
+            self.plateau_patience,
+            self.plateau_min_gain,
         )
 
     def validate(self) -> None:
         LoRAConfig.from_dict(self.lora)
+        if self.adapter_mode not in ADAPTER_MODES:
+            raise ValueError(
+                f"adapter_mode={self.adapter_mode!r}: expected one of {', '.join(ADAPTER_MODES)}."
+            )
         self.make_switch()
+        check_warm_start(self)
         if self.adapter_mapping_fn != "agent" and self._given_mapping() is not None:
             raise ValueError(
                 "policy_mapping_fn and adapter_mapping_fn both say which adapter an agent has: give one."
@@ -131,18 +163,10 @@ class LoRASAConfig(HAPPOConfig):
         """As `TeamConfig`'s.
 
         Raises:
-            ValueError: Also if the agents' spaces differ: one network cannot read and act for all.
+            ValueError: Also if one network cannot read and act for all agents.
         """
         team = super().resolve_team()
-        first, *others = team.agents
-        for spaces in (team.observation_spaces, team.action_spaces):
-            for other in others:
-                if spaces[other] != spaces[first]:
-                    raise ValueError(
-                        f"LoRASA shares one network among all agents, but {first!r} has {spaces[first]} and "
-                        f"{other!r} has {spaces[other]}. Make them equal (MAMuJoCo: observation: full; "
-                        f"SuperSuit: wrappers: [pad_observations_v0]), or use HAPPO."
-                    )
+        _widest_spaces(team)
         return team
 
     def get_default_learner_class(self) -> type:
@@ -155,18 +179,16 @@ class LoRASAConfig(HAPPOConfig):
         spec = super().get_multi_rl_module_spec(**kwargs)
         team = self.team or self.resolve_team()
         network = self.network_config()
+        recurrent = ModelConfig.from_dict(network).is_recurrent
+        adapter = {
+            "lora": lora_of(self.adapter_mode, self.lora, recurrent),
+            "train_backbone": backbone_moves(self.adapter_mode),
+        }
         specs: Any = spec.rl_module_specs
         for name in team.members():
-            specs[name].model_config = {**network, "lora": self.lora}
+            specs[name].model_config = {**network, **adapter}
         spec.add_modules(
-            {
-                BACKBONE: RLModuleSpec(
-                    module_class=Actor,
-                    observation_space=team.observation_spaces[team.agents[0]],
-                    action_space=team.action_spaces[team.agents[0]],
-                    model_config=network,
-                )
-            }
+            {BACKBONE: RLModuleSpec(module_class=Actor, model_config=network, **_widest_spaces(team))}
         )
         return spec
 
@@ -184,8 +206,7 @@ class LoRASA(HAML):
     def setup(self, config: Any) -> None:
         self._switch = self.config.make_switch()
         super().setup(config)
-        if self.config.backbone_checkpoint is not None:
-            self._load_backbone(self.config.backbone_checkpoint)
+        begin(self)
 
     def training_step(self) -> None:
         if not self._switch.done and self._switch.due(*self._progress()):
@@ -197,11 +218,6 @@ class LoRASA(HAML):
         """Env steps so far, and the team's return."""
         steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
         return int(steps), self._team_returns.summary().get("team_return_mean")
-
-    def _load_backbone(self, path: str) -> None:
-        state = shared_policy_of(path).get_state()
-        on_every_learner(self, lambda learner: learner.module[BACKBONE].set_state(state))
-        send_weights(self)
 
     def save_adapter(self, policy: str, directory: str | Path) -> None:
         """Writes the adapter of `policy` as PEFT's files, as `rllib adapters export` does.
@@ -238,17 +254,15 @@ class LoRASA(HAML):
             self._switch.set_state(state[SWITCH])
 
 
-def shared_policy_of(path: str) -> RLModule:
-    """The policy that all agents share in the checkpoint at `path`.
-
-    Raises:
-        ValueError: There is none.
-    """
-    modules = Path(path) / "learner_group" / "learner" / "rl_module"
-    for name in (BACKBONE, "shared"):
-        if (modules / name).is_dir():
-            return RLModule.from_checkpoint(str((modules / name).resolve()))
-    raise ValueError(
-        f"backbone_checkpoint={path!r} holds no shared policy: expected the checkpoint of MAPPO with "
-        f"share_parameters: true, or of LoRASA."
-    )
+def _widest_spaces(team: Team) -> dict[str, gym.Space]:
+    """What the backbone reads and how it acts."""
+    found = {}
+    for kind in ("observation_space", "action_space"):
+        try:
+            found[kind] = widest(list(getattr(team, f"{kind}s").values()))
+        except ValueError as error:
+            raise ValueError(
+                f"LoRASA shares one network among all agents, but of their {kind}s {error}: expected equal "
+                f"ones, vectors (Box of rank 1), or Discrete. Make them so in the environment, or use HAPPO."
+            ) from None
+    return found

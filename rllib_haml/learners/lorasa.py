@@ -12,18 +12,20 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.typing import StateDict
 from torch import Tensor
 
-from rllib_haml.haml import Player
+from rllib_haml.haml import Player, SweepResult
 from rllib_haml.learners.adapter_report import report_adapters
 from rllib_haml.learners.advantages import TeamAdvantage
 from rllib_haml.learners.batch import JointBatch
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
+from rllib_haml.learners.together import Together, unfolded
 from rllib_haml.modules.adapter import BACKBONE
+from rllib_haml.modules.adapter_mode import backbone_moves
 
-ADAPTERS_TRAIN = "adapters_train"
+ADAPTERS_SINCE = "adapters_since"
 
 
 class LoRASALearner(OnPolicyTeamLearner):
-    """While the team shares, one player moves the backbone on all agents' rows; then each adapter is one.
+    """While the team shares, one player moves the backbone on all agents' rows; then `adapter_mode` decides.
 
     Critic, value normaliser and counters know nothing of the phases, so they carry over.
     """
@@ -31,24 +33,77 @@ class LoRASALearner(OnPolicyTeamLearner):
     @override(OnPolicyTeamLearner)
     def build(self) -> None:
         super().build()
-        self._adapters_train = False
+        # Number of the first update of the adapter phase.
+        self._adapters_since: int | None = None
 
     def begin_adapters(self) -> None:
-        """From now on the backbone rests and the adapters move."""
-        self._adapters_train = True
+        """From the next update on, the team no longer shares everything."""
+        self._adapters_since = self._weights_seq_no + 1
+        if self.config.adapter_mode == "continue_shared":
+            # As the adapters do, it begins without moments: the control differs in what moves alone.
+            self.get_optimizer(BACKBONE).state.clear()
 
     @override(OnPolicyTeamLearner)
     def _players(self, joint: JointBatch) -> dict[str, Player]:
-        if self._adapters_train:
-            return super()._players(joint)
+        mode = self.config.adapter_mode
+        if self._adapters_since is None or mode == "continue_shared":
+            self._let_gradients_through(joint, True)
+            return self._sharing(joint)
+        self._let_gradients_through(joint, backbone_moves(mode))
+        if backbone_moves(mode):
+            adapters_rest = mode == "alternating" and (self._weights_seq_no - self._adapters_since) % 2
+            if mode == "joint" or adapters_rest:
+                return self._at_once(joint, [] if adapters_rest else self._trained(joint), backbone=True)
+        if self.config.update_scheme == "simultaneous" and self._adapters_alike(joint):
+            return self._at_once(joint, self._trained(joint))
+        return super()._players(joint)
+
+    def _let_gradients_through(self, joint: JointBatch, to_the_backbone: bool) -> None:
+        for name in joint.policies:
+            self.module[name].unwrapped().train_backbone = to_the_backbone
+
+    def _sharing(self, joint: JointBatch) -> dict[str, Player]:
+        """The backbone without adapters, on all agents' rows.
+
+        With unequal spaces they are no one batch: each agent's go through its adapter, which is zero until
+        the team no longer shares.
+        """
+        if any(self.module[name].unwrapped().is_narrow for name in joint.policies):
+            return self._at_once(joint, [], backbone=True)
         columns = list(joint.policies.values())
         together = tree.map_structure(lambda *agents: torch.cat(agents, dim=1), *columns)
         return super()._players(replace(joint, policies={BACKBONE: together}))
 
+    def _at_once(
+        self, joint: JointBatch, adapters: list[str], *, backbone: bool = False
+    ) -> dict[str, Player]:
+        """One player for all: it moves these adapters, and perhaps the backbone below them."""
+        moving = [*([BACKBONE] if backbone else []), *adapters]
+        members = {
+            name: self._policy(name, columns, joint)
+            for name, columns in joint.policies.items()
+            if backbone or name in adapters
+        }
+        policy = Together(members, [self.get_optimizer(name) for name in moving])
+        return {moving[0]: self._player(moving[0], policy)} if moving else {}
+
+    def _trained(self, joint: JointBatch) -> list[str]:
+        return [name for name in joint.policies if self._is_trained(name)]
+
+    def _adapters_alike(self, joint: JointBatch) -> bool:
+        """Whether no setting is one adapter's own."""
+        return not any(name in self.config.algorithm_config_overrides_per_module for name in joint.policies)
+
+    @override(OnPolicyTeamLearner)
+    def _report_sweep(
+        self, result: SweepResult, players: dict[str, Player], advantage: TeamAdvantage
+    ) -> dict[str, Tensor]:
+        return super()._report_sweep(*unfolded(result, players), advantage)
+
     @override(OnPolicyTeamLearner)
     def _sweep(self, players: dict[str, Player], advantage: TeamAdvantage) -> dict[str, Tensor]:
         losses = super()._sweep(players, advantage)
-        if self._adapters_train:
+        if self._adapters_since is not None:
             self._log_audit(advantage)
         return losses
 
@@ -66,9 +121,9 @@ class LoRASALearner(OnPolicyTeamLearner):
 
     @override(OnPolicyTeamLearner)
     def get_state(self, *args: Any, **kwargs: Any) -> StateDict:
-        return {**super().get_state(*args, **kwargs), ADAPTERS_TRAIN: self._adapters_train}
+        return {**super().get_state(*args, **kwargs), ADAPTERS_SINCE: self._adapters_since}
 
     @override(OnPolicyTeamLearner)
     def set_state(self, state: StateDict) -> None:
         super().set_state(state)
-        self._adapters_train = state.get(ADAPTERS_TRAIN, self._adapters_train)
+        self._adapters_since = state.get(ADAPTERS_SINCE, self._adapters_since)

@@ -35,11 +35,11 @@ class ModulePolicy:
         parameters: Sequence[Tensor],
         optimizer: torch.optim.Optimizer,
     ):
-        self._module, self._parameters, self.optimizer = module, list(parameters), optimizer
+        self.module, self._parameters, self.optimizer = module, list(parameters), optimizer
         kind = module.get_train_action_dist_cls()
         self.family: Family = kind.family if issubclass(kind, FamilyDistribution) else RLlibFamily(kind)
-        self._inputs = {k: columns[k] for k in (Columns.OBS, ACTION_MASK) if k in columns}
-        self._actions = columns[Columns.ACTIONS]
+        self.inputs = {k: columns[k] for k in (Columns.OBS, ACTION_MASK) if k in columns}
+        self.actions = columns[Columns.ACTIONS]
         self.active = columns[ACTIVE].T
         self.behaviour_logp = columns[Columns.ACTION_LOGP].T
 
@@ -53,9 +53,9 @@ class ModulePolicy:
             return x[rows].flatten(0, 1)
 
         count, agents = self.active[:, rows].shape[1], len(self.active)
-        out = self._module.forward_train(tree.map_structure(flat, self._inputs))
+        out = self.module.forward_train(tree.map_structure(flat, self.inputs))
         parameters = out[Columns.ACTION_DIST_INPUTS]
-        logp = self.family.log_prob(parameters, tree.map_structure(flat, self._actions))
+        logp = self.family.log_prob(parameters, tree.map_structure(flat, self.actions))
         entropy = self.family.entropy(parameters)
 
         def by_agent(x: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class RecurrentPolicy(ModulePolicy):
         )
 
     def _forward(self, part: Sequences, before: Any) -> dict[str, Any]:
-        return self._module.forward_train(part.gather(self._inputs) | {Columns.STATE_IN: before})
+        return self.module.forward_train(part.gather(self.inputs) | {Columns.STATE_IN: before})
 
     def evaluate(self, rows: Rows) -> Evaluation:
         """All agents' sequences in one batch; in rows without action zeros."""
@@ -103,7 +103,7 @@ class RecurrentPolicy(ModulePolicy):
         part = self._sequences[chosen]
         out = self._forward(part, tree.map_structure(lambda x: x[chosen], before))
         parameters = out[Columns.ACTION_DIST_INPUTS][part.valid]
-        actions = tree.map_structure(lambda x: x[part.entries()], self._actions)
+        actions = tree.map_structure(lambda x: x[part.entries()], self.actions)
 
         def by_agent(x: Tensor) -> Tensor:
             return part.scatter(x, len(self._unit), len(self.active))[:, rows]

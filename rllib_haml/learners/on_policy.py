@@ -16,12 +16,13 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.typing import StateDict
 from torch import Tensor
 
-from rllib_haml.haml import AdaptiveDrift, Drift, JointRows, Player, SweepResult, sweep
+from rllib_haml.haml import AdaptiveDrift, Drift, JointRows, NotFinite, Player, Policy, SweepResult, sweep
 from rllib_haml.learners import diagnostics
 from rllib_haml.learners.advantages import TeamAdvantage
 from rllib_haml.learners.batch import JointBatch
 from rllib_haml.learners.collectives import all_reduce, broadcast
 from rllib_haml.learners.module_policy import ModulePolicy, RecurrentPolicy
+from rllib_haml.learners.skipped_updates import SkippedUpdates
 from rllib_haml.learners.state_values import StateValues
 from rllib_haml.learners.team_critic import TeamCritic
 from rllib_haml.modules.critic import CRITIC, Critic
@@ -29,6 +30,7 @@ from rllib_haml.modules.model_config import ModelConfig
 
 logger = logging.getLogger("rllib_haml")
 SWEEP_SEED, DRIFTS, CRITIC_MEMORIES = "sweep_seed", "drifts", "critic_memories"
+SKIPPED_UPDATES = "skipped_updates"
 # Behaviour and learner evaluate the same weights; more than rounding between them is a defect.
 WARN_BEHAVIOUR_GAP = 1e-4
 
@@ -56,6 +58,7 @@ class OnPolicyTeamLearner(TorchLearner):
         for module in self.module.values():
             broadcast(t.data for t in [*module.parameters(), *module.buffers()])
         self._sweep_seed = self._agree_on_seed()
+        self.skipped = SkippedUpdates(self.module)
         # Kept from update to update: some adapt.
         self._drifts = {name: self._make_drift(name) for name in self._policy_ids()}
         self._max_seq_len = _max_seq_len(self.module)
@@ -144,6 +147,8 @@ class OnPolicyTeamLearner(TorchLearner):
             simultaneous=config.update_scheme == "simultaneous",
             compound_clip=config.compound_clip,
         )
+        for name in result.order:
+            self._count(name, result.faults.get(name))
         self._adapt(players, result)
         return self._report_sweep(result, players, advantage)
 
@@ -164,32 +169,36 @@ class OnPolicyTeamLearner(TorchLearner):
 
     def _players(self, joint: JointBatch) -> dict[str, Player]:
         """The policies that are trained, each with its drift and neighbourhood."""
-        players = {}
-        for module_id, columns in joint.policies.items():
-            if not self._is_trained(module_id) or module_id not in self._module_optimizers:
-                continue
-            config = self.config.get_config_for_module(module_id)
-            optimizer = self.get_optimizer(module_id)
-            module = self.module[module_id].unwrapped()
-            columns = {k: _match_dtype(v, _dtype(module)) for k, v in columns.items()}
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            policy: dict[str, Any] = {"columns": columns, "parameters": parameters, "optimizer": optimizer}
-            if module.is_stateful():
-                policy |= {"joint": joint, "max_seq_len": self._max_seq_len}
-            kind = RecurrentPolicy if module.is_stateful() else ModulePolicy
-            players[module_id] = Player(
-                kind(module, **policy),
-                self._drifts[module_id],
-                config.make_neighbourhood(),
-                float(self._entropy[module_id].get_current_value()),
-            )
-        return players
+        return {
+            module_id: self._player(module_id, self._policy(module_id, columns, joint))
+            for module_id, columns in joint.policies.items()
+            if self._is_trained(module_id) and module_id in self._module_optimizers
+        }
+
+    def _player(self, module_id: str, policy: Policy) -> Player:
+        """`policy` under the settings of the module `module_id`."""
+        return Player(
+            policy,
+            self._drifts[module_id],
+            self.config.get_config_for_module(module_id).make_neighbourhood(),
+            float(self._entropy[module_id].get_current_value()),
+        )
+
+    def _policy(self, module_id: str, columns: dict[str, Any], joint: JointBatch) -> ModulePolicy:
+        optimizer = self.get_optimizer(module_id)
+        module = self.module[module_id].unwrapped()
+        columns = {k: _match_dtype(v, _dtype(module)) for k, v in columns.items()}
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        policy: dict[str, Any] = {"columns": columns, "parameters": parameters, "optimizer": optimizer}
+        if self._max_seq_len is not None and module.is_stateful():
+            return RecurrentPolicy(module, **policy, joint=joint, max_seq_len=self._max_seq_len)
+        return ModulePolicy(module, **policy)
 
     def _adapt(self, players: dict[str, Player], result: SweepResult) -> None:
         """Tells the drifts that want to know how far their policies went."""
         for name in result.order:
             drift: Any = players[name].drift
-            if isinstance(drift, AdaptiveDrift):
+            if isinstance(drift, AdaptiveDrift) and name not in result.faults:
                 step = result.steps[name]
                 kl = step.rows.mean(step.move(result.after[name]).kl(), step.player.policy.active)
                 drift.adapt(float(all_reduce(kl)))
@@ -197,11 +206,15 @@ class OnPolicyTeamLearner(TorchLearner):
     def _fit_critic(self, critic_id: str, values: StateValues, advantage: TeamAdvantage) -> Tensor:
         """Returns the last loss."""
         place = len(values.joint.policies) + list(self._critics).index(critic_id)
-        report = self._critics[critic_id].fit(
+        report, fault = self._critics[critic_id].fit(
             values, advantage, (self._sweep_seed, self._weights_seq_no, place)
         )
+        self._count(critic_id, fault)
         self.metrics.log_dict(report, key=critic_id, window=1)
-        return report["vf_loss"]
+        return report.get("vf_loss", torch.full((), torch.nan))
+
+    def _count(self, module_id: str, fault: NotFinite | None) -> None:
+        self.metrics.log_dict(self.skipped.count(module_id, fault), key=module_id, window=1)
 
     def _report_sweep(
         self, result: SweepResult, players: dict[str, Player], advantage: TeamAdvantage
@@ -242,6 +255,7 @@ class OnPolicyTeamLearner(TorchLearner):
             SWEEP_SEED: self._sweep_seed,
             DRIFTS: convert_to_numpy(drifts),
             CRITIC_MEMORIES: memories,
+            SKIPPED_UPDATES: self.skipped.get_state(),
         }
         return {**super().get_state(*args, **kwargs), **own}
 
@@ -249,6 +263,7 @@ class OnPolicyTeamLearner(TorchLearner):
     def set_state(self, state: StateDict) -> None:
         super().set_state(state)
         self._sweep_seed = state.get(SWEEP_SEED, self._sweep_seed)
+        self.skipped.set_state(state.get(SKIPPED_UPDATES, {}))
         for name, known in state.get(CRITIC_MEMORIES, {}).items():
             memory = self._critics[name].memory
             if memory is not None:

@@ -6,17 +6,21 @@ import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import gymnasium as gym
 import torch
+from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
 from rllib_haml.modules.actor import Actor
+from rllib_haml.modules.leading import is_leading, leading
 from rllib_haml.modules.lora import LoRA, Weights, adapted_by_all, stack_effective
 from rllib_haml.modules.lora_config import LoRAConfig
+from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.state import load_exactly
 
-BACKBONE = "backbone"
+BACKBONE, SETTINGS = "backbone", "model_config"
 
 
 class Adapter(TorchRLModule):
@@ -24,6 +28,10 @@ class Adapter(TorchRLModule):
 
     It owns the differences only. The backbone is another RLModule, an `Actor`, that it is bound to; it is
     no part of this module's parameters, state, copies or pickles, and a copy is bound to nothing.
+
+    Where the agent's spaces are narrower than the backbone's, its network is the leading part of it: an
+    `Actor` for these spaces whose parameters are W[:out, :in] of the backbone's. Thus entry k of every
+    agent's observation is read by the same weights, and entry k of every action written by the same.
 
     `model_config` holds the backbone's keys, `lora` with those of `LoRAConfig`, and `train_backbone`
     whether gradients reach the backbone, too (False).
@@ -44,20 +52,31 @@ class Adapter(TorchRLModule):
         self.lora = LoRA(like, config)
         self.action_dist_cls = like.action_dist_cls
         self._initial_state = like.get_initial_state()
-        self._made_for = _signature(like)
-        # Not as an attribute that is a module: torch would register it.
-        self._bound: tuple[_Call] | None = None
+        # Not as attributes that are modules: torch would register them.
+        self._like = (_Call(like),)
+        self._bound: tuple[Actor] | None = None
 
     @classmethod
-    def over(cls, backbone: Actor, config: LoRAConfig, *, train_backbone: bool = False) -> Adapter:
+    def over(
+        cls,
+        backbone: Actor,
+        config: LoRAConfig,
+        *,
+        observation_space: gym.Space | None = None,
+        action_space: gym.Space | None = None,
+        train_backbone: bool = False,
+    ) -> Adapter:
         """A new adapter that is bound to `backbone`; its policy is the backbone's.
 
+        Args:
+            observation_space, action_space: The agent's, if they are not the backbone's.
+
         Raises:
-            ValueError: If `config` does not fit the backbone.
+            ValueError: If `config` or the spaces do not fit the backbone.
         """
         adapter = cls(
-            observation_space=backbone.observation_space,
-            action_space=backbone.action_space,
+            observation_space=observation_space or backbone.observation_space,
+            action_space=action_space or backbone.action_space,
             model_config={
                 **backbone.model_config,
                 "lora": config.to_dict(),
@@ -72,16 +91,30 @@ class Adapter(TorchRLModule):
         """Acts through `backbone` from now on, which stays where it is.
 
         Raises:
-            ValueError: It is another network than the one this adapter was made for.
+            ValueError: Neither is it the network that this adapter was made for, nor is that its leading
+                part.
         """
-        given = _signature(backbone)
-        if given != self._made_for:
-            different = sorted(dict(given.items() ^ self._made_for.items()))
+        different = sorted(dict(_signature(backbone).items() ^ _signature(self._network).items()))
+        narrower = is_leading(self.observation_space, backbone.observation_space) and is_leading(
+            self.action_space, backbone.action_space
+        )
+        if different and (SETTINGS in different or not narrower):
             raise ValueError(
                 f"This adapter is made for another backbone: {', '.join(different)} differ. Give both the "
-                f"same spaces and `model_config`."
+                f"same spaces and `model_config`, or the backbone wider spaces (vectors, or more choices)."
             )
-        self._bound = (_Call(backbone),)
+        self._bound = (backbone,)
+
+    @property
+    def _network(self) -> Actor:
+        """The network of its policy, on the meta device."""
+        return self._like[0].actor
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether its network is but a part of the backbone's."""
+        whole = dict(self.backbone.named_parameters())
+        return any(p.shape != whole[name].shape for name, p in self._network.named_parameters())
 
     @property
     def backbone(self) -> Actor:
@@ -94,21 +127,27 @@ class Adapter(TorchRLModule):
                 "This adapter is bound to no backbone, and holds none: it cannot act alone. Type "
                 "`rllib adapters merge CHECKPOINT` for a policy that can, or call `adapter.bind(backbone)`."
             )
-        return self._bound[0].actor
+        return self._bound[0]
 
     def weights(self) -> Weights:
         """All parameters of its policy; differentiable in its own, and in the backbone's if these train."""
         return self.lora.effective(self.base_weights())
 
     def base_weights(self) -> Weights:
-        """The backbone's parameters as this adapter sees them."""
-        parameters = self.backbone.named_parameters()
-        return {name: p if self.train_backbone else p.detach() for name, p in parameters}
+        """The backbone's parameters as this adapter sees them: views of their leading parts."""
+        whole = dict(self.backbone.named_parameters())
+        own = {name: leading(whole[name], p.shape) for name, p in self._network.named_parameters()}
+        return own if self.train_backbone else {name: p.detach() for name, p in own.items()}
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        weights = {f"actor.{name}": weight for name, weight in self.weights().items()}
-        assert self._bound is not None
-        return functional_call(self._bound[0], weights, (batch,))
+        return self._forward_with(self.weights(), batch)
+
+    def _forward_with(self, weights: Weights, batch: dict[str, Any]) -> dict[str, Any]:
+        return functional_call(self._like[0], {f"actor.{n}": w for n, w in weights.items()}, (batch,))
+
+    def outputs(self, weights: Weights, batch: dict[str, Any]) -> Tensor:
+        """(R, P) parameters of the action distributions of a network like its own with these weights."""
+        return self._forward_with(weights, batch)[Columns.ACTION_DIST_INPUTS]
 
     def get_initial_state(self) -> dict[str, Tensor]:
         return {part: zeros.clone() for part, zeros in self._initial_state.items()}
@@ -121,16 +160,23 @@ class Adapter(TorchRLModule):
 
     def merged(self) -> Actor:
         """Its policy as an ordinary `Actor` that shares nothing with this one or the backbone."""
-        actor = copy.deepcopy(self.backbone)
         with torch.no_grad():
             weights = self.weights()
+            some = next(iter(weights.values()))
+            actor = copy.deepcopy(self._network).to_empty(device=some.device).to(some.dtype)
             for name, parameter in actor.named_parameters():
                 parameter.copy_(weights[name])
         return actor
 
     def refactored(self, config: LoRAConfig) -> Adapter:
         """Its policy in factors of other ranks, as near as these allow (see `LoRA.assign`)."""
-        made = Adapter.over(self.backbone, config, train_backbone=self.train_backbone)
+        made = Adapter.over(
+            self.backbone,
+            config,
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            train_backbone=self.train_backbone,
+        )
         made.lora.assign(self.lora.deltas())
         return made
 
@@ -161,8 +207,16 @@ class Adapter(TorchRLModule):
             self.lora.assign(mean)
 
 
-def effective_weights(adapters: Sequence[Adapter]) -> Weights:
-    """The parameters (N, ...) of N adapters' policies; see `stack_effective`.
+def forward_together(adapters: Sequence[Adapter], batch: dict[str, Any]) -> Tensor:
+    """N adapters' policies as one network: one batched product for each layer that they adapt.
+
+    Args:
+        adapters: Of one backbone, with equal spaces, adapting the same parameters.
+        batch: What a forward takes, every tensor (N, R, ...).
+
+    Returns:
+        (N, R, P) parameters of their action distributions; differentiable in the adapters, and in the
+        backbone's parameters if these train.
 
     Raises:
         ValueError: If they are bound to different backbones, or adapt different parameters.
@@ -170,17 +224,21 @@ def effective_weights(adapters: Sequence[Adapter]) -> Weights:
     first, *others = adapters
     if any(other.backbone is not first.backbone for other in others):
         raise ValueError("These adapters are bound to different backbones.")
-    return stack_effective(first.base_weights(), [adapter.lora for adapter in adapters])
+    base = first.base_weights()
+    adapted = stack_effective(base, [adapter.lora for adapter in adapters])
+    places = ({name: 0 if name in adapted else None for name in base}, 0)
+    return vmap(first.outputs, in_dims=places)({**base, **adapted}, batch)
 
 
 def _signature(actor: Actor) -> dict[str, str]:
-    """Parameters' shapes, and what the outputs mean."""
+    """Parameters' shapes, what the outputs mean, and the network's settings."""
     shapes = {name: str(tuple(parameter.shape)) for name, parameter in actor.named_parameters()}
-    return {**shapes, "distribution": str(actor.head.family)}
+    settings = str(ModelConfig.from_dict(actor.model_config))
+    return {**shapes, "distribution": str(actor.head.family), SETTINGS: settings}
 
 
 class _Call(nn.Module):
-    """The backbone's generic forward as a module's call, which is what torch can give other weights to."""
+    """An actor's generic forward as a module's call, which is what torch can give other weights to."""
 
     def __init__(self, actor: Actor):
         super().__init__()

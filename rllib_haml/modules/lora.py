@@ -122,33 +122,30 @@ class LoRA(nn.Module):
 
 
 def stack_effective(base: Mapping[str, Tensor], loras: Sequence[LoRA]) -> Weights:
-    """The parameters (N, ...) of N agents' networks over one base: one batched product for each layer.
+    """What N agents adapt of one base, W + ΔW_i as (N, ...): one batched product for each layer.
 
-    Differences may be of different ranks: narrower factors are followed by zeros. Parameters that no
-    agent adapts are views that repeat the base's.
+    Differences may be of different ranks: narrower factors are followed by zeros.
 
     Raises:
         ValueError: If the agents adapt different parameters.
     """
     adapted_by_all(loras)
-    weights = {name: weight.expand(len(loras), *weight.shape) for name, weight in base.items()}
-    for alike in zip(*(lora.targets for lora in loras), strict=True):
-        weights[alike[0].name] = _stack(base[alike[0].name], loras, alike)
-    return weights
+    each = zip(*(lora.targets for lora in loras), strict=True)
+    return {alike[0].name: _stack(base[alike[0].name], loras, alike) for alike in each}
 
 
 def adapted_by_all(loras: Sequence[LoRA]) -> list[str]:
     """The names of the parameters that these agents adapt.
 
     Raises:
-        ValueError: If they are not the same for all.
+        ValueError: If they are not the same for all, with equal shapes.
     """
-    first, *others = ([target.name for target in lora.targets] for lora in loras)
-    for names in others:
-        if names != first:
-            different = sorted(set(first) ^ set(names))
+    first, *others = ([(target.name, target.shape) for target in lora.targets] for lora in loras)
+    for adapted in others:
+        if adapted != first:
+            different = sorted({name for name, _ in set(first) ^ set(adapted)})
             raise ValueError(f"The agents adapt different parameters: {', '.join(different)}.")
-    return first
+    return [name for name, _ in first]
 
 
 def _stack(weight: Tensor, loras: Sequence[LoRA], targets: Sequence[Target]) -> Tensor:

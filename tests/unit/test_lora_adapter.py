@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tree
 from lora_teams import HEADS, NETWORKS, OBS, learnt, make_actor, make_adapter, make_batch, outputs, perturb
 from ray import cloudpickle
 from ray.rllib.core.columns import Columns
@@ -16,7 +17,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import nn
 
 from rllib_haml.modules.actor import Actor
-from rllib_haml.modules.adapter import Adapter, effective_weights
+from rllib_haml.modules.adapter import Adapter, forward_together
 from rllib_haml.modules.lora_config import LoRAConfig
 
 
@@ -226,15 +227,22 @@ def test_states_are_loaded_bit_for_bit_or_not_at_all() -> None:
         other.set_state({})
 
 
-def test_effective_weights_of_a_team() -> None:
-    backbone = make_actor("box", "gru")
-    team = [learnt(backbone, seed) for seed in range(3)]
-    stacked = effective_weights(team)
-    for i, adapter in enumerate(team):
-        for name, parameter in adapter.merged().named_parameters():
-            torch.testing.assert_close(stacked[name][i], parameter, rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize("head", ["box", "discrete"])
+def test_a_team_as_one_network(head: str) -> None:
+    """Each agent's outputs, and its gradients, are those of its adapter alone."""
+    backbone = make_actor(head)
+    team = [learnt(backbone, seed, r=rank) for seed, rank in enumerate((2, 2, 3))]
+    batches = [make_batch(backbone, seed=seed) for seed in range(3)]
+    together = forward_together(team, tree.map_structure(lambda *rows: torch.stack(rows), *batches))
+    parameters = [p for adapter in team for p in adapter.parameters()]
+    found = torch.autograd.grad(together.square().sum(), parameters)
+    alone = torch.stack([outputs(adapter, batch) for adapter, batch in zip(team, batches, strict=True)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    assert (together[0] - outputs(team[1], batches[0])).abs().max() > 1e-3, "any adapter would do"
+    for gradient, expected in zip(found, torch.autograd.grad(alone.square().sum(), parameters), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="different backbones"):
-        effective_weights([team[0], make_adapter(make_actor("box", "gru"))])
+        forward_together([team[0], make_adapter(make_actor(head))], batches[0])
 
 
 def test_an_agent_that_joins() -> None:

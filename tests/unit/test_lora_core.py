@@ -128,10 +128,11 @@ def test_stacked_weights_are_those_of_each_agent(count: int) -> None:
         assert kinds == [{False}, {True}, {False}], "the mixed case is not among them"
     base = base_of()
     stacked = stack_effective(base, loras)
-    assert list(stacked) == list(base)
+    assert list(stacked) == [target.name for target in loras[0].targets]
     for i, lora in enumerate(loras):
-        for name, weight in lora.effective(base).items():
-            torch.testing.assert_close(stacked[name][i], weight, rtol=1e-6, atol=1e-6)
+        effective = lora.effective(base)
+        for name, weights in stacked.items():
+            torch.testing.assert_close(weights[i], effective[name], rtol=1e-6, atol=1e-6)
     if count == 3:
         assert (stacked["network.1.weight"][0] - stacked["network.1.weight"][1]).abs().max() > 0.1
 
