@@ -21,10 +21,13 @@ from ray.rllib.utils.metrics import (
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
-from ray.rllib.utils.typing import StateDict
+from ray.rllib.utils.typing import ResultDict, StateDict
+from ray.tune.result import SHOULD_CHECKPOINT
 
 from rllib_haml.algorithms.haml_config import HAMLConfig
+from rllib_haml.algorithms.skip_watch import SkipWatch
 from rllib_haml.envs.registry import resolve_env
+from rllib_haml.sampling.finite_fragments import check_fragments
 from rllib_haml.sampling.fragment import JointTrainingData, in_batch_order, reunited
 from rllib_haml.sampling.parallel import sample_fragments
 from rllib_haml.sampling.team_returns import TeamReturns
@@ -56,6 +59,7 @@ class HAML(PPO):
     @override(PPO)
     def setup(self, config: AlgorithmConfig) -> None:
         self._check_gpus()
+        self._skip_watch = SkipWatch(self.config.max_consecutive_nonfinite_updates)
         self._team_returns = TeamReturns(
             self.config.metrics_num_episodes_for_smoothing, self.config.team_reward, str(self.config.env)
         )
@@ -81,6 +85,19 @@ class HAML(PPO):
             )
 
     @override(PPO)
+    def step(self) -> ResultDict:
+        """One iteration.
+
+        Raises:
+            NonFiniteUpdates: The iteration before reached `max_consecutive_nonfinite_updates`.
+        """
+        if self._skip_watch.stuck:
+            self._skip_watch.end(self)
+        results = super().step()
+        # Tune then keeps the last good weights as one of the run's checkpoints, before the next iteration.
+        return results | {SHOULD_CHECKPOINT: True} if self._skip_watch.stuck else results
+
+    @override(PPO)
     def training_step(self) -> None:
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             sample = sample_fragments(self.env_runner_group, self.config)
@@ -89,6 +106,7 @@ class HAML(PPO):
         fragments = sample.fragments
         if not fragments:
             return
+        check_fragments(fragments, str(self.config.env))
         self._team_returns.add(fragments)
         self.metrics.log_dict(self._team_returns.summary(), key=ENV_RUNNER_RESULTS, window=1)
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
@@ -98,6 +116,7 @@ class HAML(PPO):
                 timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps},
             )
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self._skip_watch.look(self)
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
             self.env_runner_group.sync_weights(
                 from_worker_or_learner_group=self.learner_group,
@@ -143,4 +162,5 @@ class HAML(PPO):
             self.learner_group.foreach_learner(forget)
         if self.env_runner_group is not None:
             self.env_runner_group.foreach_env_runner(forget)
+        self._skip_watch.stuck = ""
         super().restore_from_path(path, *args, **kwargs)

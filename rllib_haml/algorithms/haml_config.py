@@ -35,6 +35,7 @@ TEAM_WIDE = {
     "compound_clip",
     "gamma",
     "lambda_",
+    "max_consecutive_nonfinite_updates",
     "order",
     "preceding_agent_correction",
     "team_reward",
@@ -62,6 +63,7 @@ class HAMLConfig(TeamConfig):
         "adam_epsilon": (0, None),
         "weight_decay": (0, None),
         "compound_clip": (0, None),
+        "max_consecutive_nonfinite_updates": (1, None),
     }
     nullable_keys: ClassVar[frozenset[str]] = frozenset({"compound_clip", "huber_delta", "vf_clip_param"})
 
@@ -92,6 +94,7 @@ class HAMLConfig(TeamConfig):
         self.update_scheme: Literal["sequential", "simultaneous"] = "sequential"
         self.compound_clip: float | None = None
         self.preceding_agent_correction = False
+        self.max_consecutive_nonfinite_updates = 10
 
     def training(
         self,
@@ -109,6 +112,7 @@ class HAMLConfig(TeamConfig):
         compound_clip: float | None = NotProvided,
         preceding_agent_correction: bool | None = NotProvided,
         update_scheme: Literal["sequential", "simultaneous"] | None = NotProvided,
+        max_consecutive_nonfinite_updates: int | None = NotProvided,
         team_reward: TeamReward | None = NotProvided,
         **kwargs: Any,
     ) -> Self:
@@ -135,6 +139,9 @@ class HAMLConfig(TeamConfig):
                 far those before it have moved (A2PO's PreOPC).
             update_scheme: `sequential` corrects the advantage for those who moved before; `simultaneous`
                 does not: MAPPO.
+            max_consecutive_nonfinite_updates: An update of a policy or critic whose loss, gradient or
+                weights are not finite is not applied; so many in a row of one of them end the run, with the
+                last good weights saved.
             team_reward: The team's one reward: `shared` demands equal ones, `mean` or `sum` over agents.
 
         Raises:
@@ -159,6 +166,7 @@ class HAMLConfig(TeamConfig):
             "compound_clip": compound_clip,
             "preceding_agent_correction": preceding_agent_correction,
             "update_scheme": update_scheme,
+            "max_consecutive_nonfinite_updates": max_consecutive_nonfinite_updates,
             "team_reward": team_reward,
         }
         for key, value in own.items():

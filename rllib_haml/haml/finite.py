@@ -12,6 +12,7 @@ from torch import Tensor
 from rllib_haml.haml.flat import split_like
 
 if TYPE_CHECKING:
+    from rllib_haml.haml.rows import JointRows
     from rllib_haml.haml.sweep import Evaluation, MirrorStep
 
 
@@ -44,6 +45,15 @@ def check_gradient(loss: Tensor, flat: Tensor, parameters: Sequence[Tensor]) -> 
         worst = next((p for p, g in pieces if not g.isfinite().all()), None)
         raise NotFinite("gradient", worst)
     return norm
+
+
+def check_finite(what: str, values: Tensor, rows: JointRows) -> None:
+    """
+    Raises:
+        NotFinite: On every learner, if any learner's `values` are not finite.
+    """
+    if rows.all_reduce((~values.isfinite()).sum()):
+        raise NotFinite(what)
 
 
 def check_weights(tensors: Sequence[Tensor]) -> None:
@@ -98,7 +108,7 @@ def attempt(step: MirrorStep) -> tuple[dict[str, Tensor], Evaluation, NotFinite 
             check_weights(policy.parameters())
             with torch.no_grad():
                 after = policy.evaluate(slice(None))
-            _check(step, "log-probability", after.log_prob[policy.active])
+            check_finite("log-probability", after.log_prob[policy.active], step.rows)
         return report, after, None
     except NotFinite as fault:
         return {}, step.before, _origin(step, fault)
@@ -113,13 +123,7 @@ def _origin(step: MirrorStep, fault: NotFinite) -> NotFinite:
     }
     try:
         for what, values in given.items():
-            _check(step, what, values)
+            check_finite(what, values, step.rows)
     except NotFinite as origin:
         return origin
     return fault
-
-
-def _check(step: MirrorStep, what: str, values: Tensor) -> None:
-    """Raises `NotFinite` on every learner if any learner's `values` are not finite."""
-    if step.rows.all_reduce((~values.isfinite()).sum()):
-        raise NotFinite(what)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rllib_haml.haml import JointRows
+from rllib_haml.haml import JointRows, NotFinite
+from rllib_haml.haml.finite import all_or_nothing, check_finite, check_weights
 from rllib_haml.learners.advantages import TeamAdvantage
 from rllib_haml.learners.batch import JointBatch
 from rllib_haml.learners.critic_memory import CriticMemory
@@ -53,6 +54,17 @@ class TeamCritic:
         self.memory.keep(joint, values.after_last_step(), rows)
         return values
 
-    def fit(self, values: StateValues, advantage: TeamAdvantage, key: tuple[int, ...]) -> dict[str, Tensor]:
-        """See `fit_critic`."""
-        return fit_critic(values, self._optimizer, advantage.plain, advantage.rows, self._config, key)
+    def fit(
+        self, values: StateValues, advantage: TeamAdvantage, key: tuple[int, ...]
+    ) -> tuple[dict[str, Tensor], NotFinite | None]:
+        """See `fit_critic`; leaves the critic as it was if that is not finite, and returns why."""
+        parameters, buffers = list(self._module.parameters()), list(self._module.buffers())
+        rows, optimizer = advantage.rows, self._optimizer
+        try:
+            with all_or_nothing(parameters, optimizer, buffers):
+                check_finite("advantage", advantage.plain, rows)
+                report = fit_critic(values, optimizer, advantage.plain, rows, self._config, key)
+                check_weights([*parameters, *buffers])
+            return report, None
+        except NotFinite as fault:
+            return {}, fault

@@ -32,24 +32,24 @@ def check_finite(
     Raises:
         EnvironmentFault: It names agent, sub-environment, step and entry.
     """
-    if not _all_finite(step.reward):
+    if not all_finite(step.reward):
         row, column = (int(i) for i in np.argwhere(~np.isfinite(step.reward))[0])
         cause = f"the reward is {step.reward[row, column]}"
         raise _fault(cause, row, episode_steps, environment, agents[column])
     for agent in agents:
         obs = step.obs[agent]
         if isinstance(obs, np.ndarray):
-            if not _all_finite(obs):
+            if not all_finite(obs):
                 raise _entry_fault("observation", obs, (), episode_steps, environment, agent)
             continue
         for path, leaf in tree.flatten_with_path(obs):
-            if not _all_finite(leaf):
+            if not all_finite(leaf):
                 raise _entry_fault("observation", leaf, path, episode_steps, environment, agent)
-    if step.state is not None and not _all_finite(step.state):
+    if step.state is not None and not all_finite(step.state):
         raise _entry_fault("state", step.state, (), episode_steps, environment, None)
 
 
-def _all_finite(array: np.ndarray) -> bool:
+def all_finite(array: np.ndarray) -> bool:
     """Integers always are. A sum of squares is finite only if all numbers are, and is quick to get."""
     if array.dtype.kind != "f":
         return True

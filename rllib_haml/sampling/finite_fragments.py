@@ -1,0 +1,41 @@
+"""The check that no NaN or infinity reaches the update, whichever sampler it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tree
+
+from rllib_haml.sampling.faults import EnvironmentFault
+from rllib_haml.sampling.finite import all_finite
+from rllib_haml.sampling.fragment import AgentID, JointFragment
+
+
+def check_fragments(fragments: Sequence[JointFragment], environment: str | None = None) -> None:
+    """Raises if a reward, an observation, the state or a log-probability is NaN or infinite.
+
+    RLlib's own env runner and a user's do not look at what environments give them.
+
+    Raises:
+        EnvironmentFault: It names agent, step of the episode and entry.
+    """
+    for fragment in fragments:
+        for what, agent, array in _arrays(fragment):
+            if not all_finite(array):
+                row, *entry = (int(i) for i in np.argwhere(~np.isfinite(array))[0])
+                cause = f"the {what}{''.join(f'[{i}]' for i in entry)} is {array[(row, *entry)]}"
+                raise EnvironmentFault(cause, environment=environment, step=fragment.env_t + row, agent=agent)
+
+
+def _arrays(fragment: JointFragment) -> Iterator[tuple[str, AgentID, Any]]:
+    for agent, column in zip(fragment.obs, fragment.reward.T, strict=True):
+        yield "reward", agent, column
+    for agent, obs in fragment.obs.items():
+        for path, leaf in tree.flatten_with_path(obs):
+            yield "observation" + "".join(f"[{key!r}]" for key in path), agent, leaf
+    if fragment.state is not None:
+        yield "state", None, fragment.state
+    for agent, logp in fragment.logp.items():
+        yield "action's log-probability", agent, logp
