@@ -1,0 +1,168 @@
+"""What a run of LoRASA may begin with: an earlier run's shared policy, or its whole team."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.utils.typing import StateDict
+
+from rllib_haml.algorithms.adapter_swap import on_every_learner, running_adapter, send_weights
+from rllib_haml.algorithms.phase_switch import PLATEAU
+from rllib_haml.modules.adapter import BACKBONE, Adapter
+from rllib_haml.modules.adapter_fit import adopt
+from rllib_haml.modules.critic import CRITIC
+from rllib_haml.modules.team import TeamModule
+
+logger = logging.getLogger("rllib_haml")
+
+MODULES = Path("learner_group", "learner", "rl_module")
+
+
+def check_warm_start(config: Any) -> None:
+    """
+    Raises:
+        ValueError: Keys of the config contradict each other.
+    """
+    if config.adapters_checkpoint is None:
+        if config.new_adapters != "zero":
+            raise ValueError(
+                f"new_adapters={config.new_adapters!r} says how agents join the team of "
+                f"`adapters_checkpoint`: give that, too, or neither."
+            )
+        return
+    if config.backbone_checkpoint is not None:
+        raise ValueError("backbone_checkpoint and adapters_checkpoint both bring a backbone: give one.")
+    if config.adapters_from not in (PLATEAU, 0):
+        raise ValueError(
+            f"adapters_from={config.adapters_from!r}: adapters that adapters_checkpoint brings train from "
+            f"the start: leave it out."
+        )
+
+
+def begin(algorithm: Any) -> None:
+    """Loads what the algorithm's config names; see `LoRASAConfig.training`."""
+    config = algorithm.config
+    if config.backbone_checkpoint is not None:
+        state = shared_policy_of(config.backbone_checkpoint).get_state()
+        on_every_learner(algorithm, partial(_begin_with, states={BACKBONE: state}))
+        send_weights(algorithm)
+    if config.adapters_checkpoint is not None:
+        former = former_team(config.adapters_checkpoint)
+        states = {BACKBONE: former[BACKBONE].get_state()} | adapters_of(algorithm, former)
+        on_every_learner(algorithm, partial(_begin_with, states=states))
+        _take_over_critic(algorithm, former)
+        send_weights(algorithm)
+
+
+def shared_policy_of(path: str) -> RLModule:
+    """The policy that all agents share in the checkpoint at `path`.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for name in (BACKBONE, "shared"):
+        if (Path(path) / MODULES / name).is_dir():
+            return RLModule.from_checkpoint(str((Path(path) / MODULES / name).resolve()))
+    raise ValueError(
+        f"backbone_checkpoint={path!r} holds no shared policy: expected the checkpoint of MAPPO with "
+        f"share_parameters: true, or of LoRASA."
+    )
+
+
+def former_team(path: str) -> dict[str, Any]:
+    """The modules of the checkpoint at `path`, adapters bound to their backbone.
+
+    Raises:
+        ValueError: It is none of LoRASA.
+    """
+    found: dict[str, Any] = {}
+    if (Path(path) / MODULES).is_dir():
+        team: Any = TeamModule.from_checkpoint(str((Path(path) / MODULES).resolve()))
+        found = {name: module.unwrapped() for name, module in team.items()}
+    if not any(isinstance(module, Adapter) for module in found.values()):
+        raise ValueError(
+            f"adapters_checkpoint={path!r} holds no adapters: expected the checkpoint of a LoRASA run."
+        )
+    return found
+
+
+def adapters_of(algorithm: Any, former: Mapping[str, Any]) -> dict[str, StateDict]:
+    """What each policy of the new team begins with, over the former team's backbone.
+
+    Raises:
+        ValueError: No policy of the former team is in the new one; networks or spaces are others; there is
+            no adapter to copy; or this run's `lora` cannot express an adapter.
+    """
+    policies, new = sorted(algorithm.config.team.members()), algorithm.config.new_adapters
+    peers = {name: module for name, module in former.items() if isinstance(module, Adapter)}
+    _check_names(algorithm.config, policies, sorted(peers))
+    _check_same(BACKBONE, algorithm.get_module(BACKBONE), former[BACKBONE])
+    made = {}
+    for name in policies:
+        adapter = copy.deepcopy(running_adapter(algorithm, name))
+        adapter.bind(former[BACKBONE])
+        if name in peers:
+            _check_same(name, adapter, peers[name])
+            adopt(adapter, peers[name])
+        elif new in peers:
+            _check_same(name, adapter, peers[new])
+            adopt(adapter, peers[new])
+        elif new == "mean":
+            adapter.start_from("mean", list(peers.values()))
+        made[name] = adapter.get_state()
+    return made
+
+
+def _check_names(config: Any, policies: list[str], peers: list[str]) -> None:
+    if not set(policies) & set(peers):
+        raise ValueError(
+            f"adapters_checkpoint={config.adapters_checkpoint!r} has the adapters {', '.join(peers)}, "
+            f"none of which is a policy of this team: {', '.join(policies)}."
+        )
+    if config.new_adapters not in ("zero", "mean", *peers):
+        raise ValueError(
+            f"new_adapters={config.new_adapters!r}: expected zero, mean, or the name of an adapter to copy: "
+            f"{', '.join(peers)}."
+        )
+
+
+def _check_same(name: str, here: Any, before: Any) -> None:
+    for kind in ("observation_space", "action_space"):
+        if getattr(here, kind) != getattr(before, kind):
+            raise ValueError(
+                f"adapters_checkpoint: the {kind} of {name!r} was {getattr(before, kind)} and is "
+                f"{getattr(here, kind)} here: adapters go on only where agents see and do what they did."
+            )
+    if name == BACKBONE:
+        copy.deepcopy(here).set_state(before.get_state())
+
+
+def _begin_with(learner: Any, states: Mapping[str, StateDict]) -> None:
+    for name, state in states.items():
+        learner.module[name].unwrapped().set_state(state)
+
+
+def _take_over_critic(algorithm: Any, former: Mapping[str, Any]) -> None:
+    """The former team's, if it fits what is seen here; else a new one learns."""
+    state = former[CRITIC].get_state()
+
+    def take(learner: Any) -> bool:
+        critic = learner.module[CRITIC].unwrapped()
+        fits = _shapes(critic.get_state()) == _shapes(state)
+        if fits:
+            critic.set_state(state)
+        return fits
+
+    if not all(answer.get() for answer in algorithm.learner_group.foreach_learner(take)):
+        logger.info("The critic begins anew: that of the former team sees other states.")
+
+
+def _shapes(state: StateDict) -> dict[str, tuple[int, ...]]:
+    return {name: np.shape(value) for name, value in state.items()}

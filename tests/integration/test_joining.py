@@ -1,0 +1,168 @@
+"""A team goes on as a larger one: nobody changes by it, and newcomers begin where they are told to."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.tune.registry import register_env
+from test_lorasa import weights
+
+from rllib_haml import LoRASAConfig
+
+OBS = {Columns.OBS: torch.rand(9, 4, generator=torch.Generator().manual_seed(0))}
+
+
+class Crowd(MultiAgentEnv):
+    """Each agent is to repeat the largest entry of what it sees, however many they are."""
+
+    def __init__(self, agents: list[str], width: int = 4):
+        super().__init__()
+        self.possible_agents = self.agents = list(agents)
+        self.spaces = {a: spaces.Box(0, 1, (width,), np.float32) for a in agents}
+        self.observation_spaces = dict(self.spaces)
+        self.action_spaces = {a: spaces.Discrete(width) for a in agents}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.rng, self.time = np.random.default_rng(seed), 0
+        return self._look(), {}
+
+    def step(self, action_dict: Any) -> Any:
+        reward = float(sum(self.seen[a].argmax() == action for a, action in action_dict.items()))
+        self.time += 1
+        ends = {"__all__": self.time == 10}
+        return self._look(), dict.fromkeys(self.agents, reward), {"__all__": False}, ends, {}
+
+    def _look(self) -> dict[str, np.ndarray]:
+        self.seen: dict[str, np.ndarray] = {a: self.spaces[a].sample() for a in self.agents}
+        return dict(self.seen)
+
+
+def config(agents: list[str], model: dict[str, Any] | None = None, width: int = 4, **training: Any) -> Any:
+    register_env("crowd", lambda given: Crowd(**given))
+    settings = {"train_batch_size_per_learner": 80, "num_epochs": 2, "lora": {"r": 2}, "lr": 1e-2}
+    return (
+        LoRASAConfig()
+        .environment("crowd", env_config={"agents": agents, "width": width})
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=2)
+        .training(**settings | training)
+        .rl_module(model_config={"fcnet_hiddens": [8]} | (model or {}))
+        .debugging(seed=4)
+    )
+
+
+@pytest.fixture(scope="module")
+def former(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The checkpoint of ann and bob, and what they were."""
+    algo = config(["ann", "bob"], adapters_from=0).build_algo()
+    for _ in range(3):
+        algo.train()
+    path = algo.save_to_path(str(tmp_path_factory.mktemp("former") / "checkpoint"))
+    modules = {name: algo.get_module(name) for name in ("ann", "bob", "backbone")}
+    critic = weights(algo)["critic"]
+    algo.stop()
+    return str(path), modules, critic
+
+
+def joined(former: Any, agents: tuple[str, ...] = ("ann", "bob", "cid"), **settings: Any) -> Any:
+    return config(list(agents), adapters_checkpoint=former[0], **settings).build_algo()
+
+
+def outputs(module: Any) -> np.ndarray:
+    with torch.no_grad():
+        return module.forward_exploration(dict(OBS))[Columns.ACTION_DIST_INPUTS].numpy()
+
+
+def deltas(module: Any) -> dict[str, np.ndarray]:
+    return {name: x.detach().double().numpy() for name, x in module.lora.deltas().items()}
+
+
+@pytest.mark.parametrize("new, like", [("zero", "backbone"), ("bob", "bob")])
+def test_nobody_changes_and_newcomers_begin_as_told(former: Any, new: str, like: str) -> None:
+    """To the last bit, on the sampler and on the learner; then only adapters move."""
+    algo, (_, before, _) = joined(former, new_adapters=new), former
+    for name, expected in (("ann", "ann"), ("bob", "bob"), ("cid", like), ("backbone", "backbone")):
+        for module in (algo.get_module(name), algo.learner_group._learner.module[name].unwrapped()):
+            np.testing.assert_array_equal(outputs(module), outputs(before[expected]))
+    assert np.abs(outputs(before["ann"]) - outputs(before["bob"])).max() > 1e-3, "control: agents differ"
+    assert np.abs(outputs(before["bob"]) - outputs(before["backbone"])).max() > 1e-3
+    start = weights(algo)
+    result = algo.train()
+    assert result["adapters_train"] == 1.0
+    assert all(result["learners"][name]["behaviour_gap"] < 1e-4 for name in ("ann", "bob", "cid"))
+    after = weights(algo)
+    assert all(np.array_equal(value, after["backbone"][key]) for key, value in start["backbone"].items())
+    for name in ("ann", "bob", "cid"):
+        assert any(not np.array_equal(value, after[name][key]) for key, value in start[name].items())
+    algo.stop()
+
+
+def test_the_mean_of_the_others(former: Any) -> None:
+    """In numpy; of rank 2, the nearest to a mean of rank 4."""
+    algo, (_, before, _) = joined(former, new_adapters="mean"), former
+    ann, bob, cid = (deltas(module) for module in (before["ann"], before["bob"], algo.get_module("cid")))
+    for name, delta in cid.items():
+        left, sizes, right = np.linalg.svd((ann[name] + bob[name]) / 2, full_matrices=False)
+        rank = 2 if len(sizes) > 2 else len(sizes)
+        np.testing.assert_allclose(delta, left[:, :rank] * sizes[:rank] @ right[:rank], atol=1e-6)
+        assert np.abs(delta).max() > 1e-4
+    algo.stop()
+
+
+def test_adapters_of_a_higher_rank_take_them_over(former: Any) -> None:
+    algo, (_, before, _) = joined(former, lora={"r": 3}), former
+    for name in ("ann", "bob"):
+        np.testing.assert_allclose(outputs(algo.get_module(name)), outputs(before[name]), atol=1e-5)
+    algo.stop()
+
+
+def test_the_critic_goes_on_if_it_sees_as_much(former: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "rllib_haml")
+    algo = joined(former, ("bob", "dan"))
+    assert all(np.array_equal(value, former[2][key]) for key, value in weights(algo)["critic"].items())
+    assert not algo.learner_group._learner.get_optimizer("critic").state
+    assert "critic begins anew" not in caplog.text
+    algo.stop()
+    larger = joined(former)
+    assert "The critic begins anew" in caplog.text
+    larger.stop()
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"agents": ("eva", "fay")}, r"has the adapters ann, bob, none of which is a policy of.* eva, fay"),
+        ({"new_adapters": "dan"}, r"new_adapters='dan': expected zero, mean, or the name.*: ann, bob"),
+        ({"width": 5}, r"the observation_space of 'backbone' was .*\(4,\).* and is .*\(5,\).* here"),
+        ({"model": {"fcnet_hiddens": [9]}}, r"was `model_config` changed"),
+        ({"lora": {"r": 1}}, r"needs rank 2 and has 1 \(r, or rank_pattern"),
+    ],
+)
+def test_what_cannot_go_on(former: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        joined(former, **copy.deepcopy(settings))
+
+
+def test_a_checkpoint_without_adapters(ray_cluster: None, tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match="holds no adapters: expected the checkpoint of a LoRASA run"):
+        config(["ann"], adapters_checkpoint=str(tmp_path)).build_algo()
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"new_adapters": "mean"}, "new_adapters='mean' says how agents join"),
+        ({"adapters_checkpoint": "x", "backbone_checkpoint": "y"}, "both bring a backbone"),
+        ({"adapters_checkpoint": "x", "adapters_from": 500}, "adapters_from=500: adapters that"),
+    ],
+)
+def test_keys_that_contradict_each_other(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(["ann"], **settings).validate()
