@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -29,6 +30,11 @@ class NotFinite(ArithmeticError):
         self.what, self.parameter = what, parameter
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; the sum is quick to get, and finite only then."""
+    return math.isfinite(float(tensor.detach().sum())) or bool(tensor.isfinite().all())
+
+
 def check_gradient(loss: Tensor, flat: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     """The norm of the gradient `flat` (P,) of `loss`, both summed over the learners.
 
@@ -36,13 +42,13 @@ def check_gradient(loss: Tensor, flat: Tensor, parameters: Sequence[Tensor]) -> 
         NotFinite: "loss", or "gradient" with the first parameter concerned.
     """
     norm = flat.norm()
-    # One look per step, at two numbers that all entries went into.
-    if not torch.isfinite(loss + norm):
-        if not torch.isfinite(loss):
+    # One look per step, at a number that all entries went into.
+    if not math.isfinite(float(loss + norm)):
+        if not all_finite(loss):
             raise NotFinite("loss")
         pieces = zip(parameters, split_like(flat, parameters), strict=True)
         # The norm of finite numbers can overflow.
-        worst = next((p for p, g in pieces if not g.isfinite().all()), None)
+        worst = next((p for p, g in pieces if not all_finite(g)), None)
         raise NotFinite("gradient", worst)
     return norm
 
@@ -52,7 +58,7 @@ def check_finite(what: str, values: Tensor, rows: JointRows) -> None:
     Raises:
         NotFinite: On every learner, if any learner's `values` are not finite.
     """
-    if rows.all_reduce((~values.isfinite()).sum()):
+    if rows.all_reduce(values.new_tensor(not all_finite(values))):
         raise NotFinite(what)
 
 
@@ -62,7 +68,7 @@ def check_weights(tensors: Sequence[Tensor]) -> None:
         NotFinite: "weights", with the first tensor concerned.
     """
     for tensor in tensors:
-        if not tensor.isfinite().all():
+        if not all_finite(tensor):
             raise NotFinite("weights", tensor)
 
 

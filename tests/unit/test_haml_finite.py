@@ -255,20 +255,33 @@ def test_learners_agree_if_one_of_them_met_it(
         assert team.bits("third") == teams[0].bits("third")
 
 
-def test_one_look_at_two_numbers_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finite step costs one conversion of a tensor to a bool; entries are looked at after a fault only."""
+def test_one_look_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finite step reads one number; entries are looked at after a fault only."""
     looks = 0
-    plain = torch.Tensor.__bool__
+    plain = torch.Tensor.__float__
 
-    def counted(self: Tensor) -> bool:
+    def counted(self: Tensor) -> float:
         nonlocal looks
         looks += 1
         return plain(self)
 
-    monkeypatch.setattr(torch.Tensor, "__bool__", counted)
+    monkeypatch.setattr(torch.Tensor, "__float__", counted)
     parameters = [torch.zeros(5, 5), torch.zeros(5)]
     finite.check_gradient(torch.ones(()), torch.ones(30), parameters)
     assert looks == 1
     with pytest.raises(NotFinite):
         finite.check_gradient(torch.ones(()), torch.full((30,), torch.nan), parameters)
     assert looks > 2
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_entry_is_enough(value: float) -> None:
+    """Infinities of both signs do not cancel; finite numbers whose sum overflows are finite."""
+    tensor = torch.full((3, 4), 3e38)
+    assert finite.all_finite(tensor)
+    assert finite.all_finite(torch.zeros(0))
+    assert finite.all_finite(torch.tensor([2**62, 2**62]))
+    tensor[1, 2] = value
+    assert not finite.all_finite(tensor)
+    tensor[0, 0] = -value
+    assert not finite.all_finite(tensor)
