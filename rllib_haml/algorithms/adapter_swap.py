@@ -32,7 +32,7 @@ def load_adapter(algorithm: Any, policy: str, directory: str | Path) -> None:
     running = running_adapter(algorithm, policy)
     made = copy.deepcopy(running)
     made.bind(running.backbone)
-    adopt(made, import_adapter(directory, running.backbone))
+    adopt(made, import_adapter(directory, running.backbone, like=running))
     on_every_learner(algorithm, partial(_replace, adapters={policy: made.get_state()}))
     send_weights(algorithm)
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import gymnasium as gym
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
@@ -254,7 +253,7 @@ class LoRASA(HAML):
             self._switch.set_state(state[SWITCH])
 
 
-def _widest_spaces(team: Team) -> dict[str, gym.Space]:
+def _widest_spaces(team: Team) -> dict[str, Any]:
     """What the backbone reads and how it acts."""
     found = {}
     for kind in ("observation_space", "action_space"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +42,7 @@ class SkipWatch:
     def look(self, algo: HAML) -> None:
         """Says in the log what was skipped in the update just done."""
         modules = [*algo.config.acting_modules(), *algo.config.critic_specs(algo.config.team, {})]
-        skipped = {
-            name: int(algo.metrics.peek((LEARNER_RESULTS, name, NUM_UPDATES_SKIPPED_IN_A_ROW), default=0))
-            for name in modules
-        }
+        skipped = {name: _skipped_in_a_row(algo, name) for name in modules}
         if not any(skipped.values()):
             return
         [causes, *_] = algo.learner_group.foreach_learner(lambda learner: learner.skipped.causes)
@@ -83,3 +81,9 @@ class SkipWatch:
 
 def _beside_logs(algo: HAML) -> str:
     return str(Path(str(algo.logdir)) / LAST_FINITE)
+
+
+def _skipped_in_a_row(algo: HAML, name: str) -> int:
+    count = algo.metrics.peek((LEARNER_RESULTS, name, NUM_UPDATES_SKIPPED_IN_A_ROW), default=0)
+    # What rests in this phase (LoRASA's backbone) reports nothing, which RLlib's metrics call nan.
+    return 0 if math.isnan(count) else int(count)

@@ -66,7 +66,7 @@ def import_adapter_files(checkpoint: Path, directory: Path, out: Path, agent: st
     if out.exists():
         raise _problem(out, "exists already: name a new directory.")
     try:
-        adopt(running, import_adapter(directory, running.backbone))
+        adopt(running, import_adapter(directory, running.backbone, like=running))
     except (ValueError, OSError) as error:
         raise _problem(directory, str(error)) from error
     shutil.copytree(checkpoint, out)

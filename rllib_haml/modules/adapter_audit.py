@@ -13,6 +13,7 @@ from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from rllib_haml.modules.adapter import Adapter
+from rllib_haml.modules.leading import leading
 from rllib_haml.modules.lora_rank import spectrum
 
 
@@ -23,9 +24,11 @@ class AdapterAudit:
     Attributes:
         agents: N names.
         layers: L names of parameters.
-        relative_norm: (N, L) ‖ΔW‖ / ‖W‖, Frobenius; 0 where an agent does not adapt a layer.
+        relative_norm: (N, L) ‖ΔW‖ / ‖W‖, Frobenius, W the part of it that an agent with narrower spaces
+            uses; 0 where an agent does not adapt a layer.
         stable_rank: (N, L) ‖ΔW‖² / σ₁(ΔW)², 0 where ΔW = 0.
-        cosine: (N, N) of all differences as one vector, dense ones too; nan where one of the two is zero.
+        cosine: (N, N) of all differences as one vector, dense ones too, zeros where one agent does not reach;
+            nan where one of the two is zero.
         divergence: (N, N) ½ (KL(i ‖ j) + KL(j ‖ i)) in nats, the mean over the rows given; None without any.
         rank: (N,) directions that can learn, the mean over low-rank layers; nan without any.
         trainable: (N,) numbers that an agent trains, without those of directions that were dropped.
@@ -124,11 +127,12 @@ def audit_adapters(adapters: Mapping[str, Adapter], batch: Mapping[str, Any] | N
     layers = [name for name in weights if any(_adapts(adapter, name) for adapter in agents)]
     norms, ranks = np.zeros((2, len(agents), len(layers)))
     for i, adapter in enumerate(agents):
+        own = adapter.base_weights()
         for target in adapter.lora.targets:
             if target.name in layers:
                 sizes = spectrum(adapter.lora, target)
                 j, energy = layers.index(target.name), float(sizes.square().sum())
-                norms[i, j] = energy**0.5 / float(weights[target.name].norm())
+                norms[i, j] = energy**0.5 / float(own[target.name].detach().double().norm())
                 ranks[i, j] = energy / float(sizes[0].square()) if energy else 0.0
     return AdapterAudit(
         agents=tuple(adapters),
@@ -181,13 +185,11 @@ def _adapts(adapter: Adapter, name: str) -> bool:
 
 
 def _flat(adapter: Adapter, weights: Mapping[str, Tensor]) -> Tensor:
-    """All differences as one vector, zeros for parameters that this agent does not adapt; float64."""
-    deltas = adapter.lora.deltas()
-    parts = [
-        deltas[name].detach().double() if name in deltas else torch.zeros_like(w)
-        for name, w in weights.items()
-    ]
-    return torch.cat([part.flatten() for part in parts])
+    """All differences as one vector, zeros for what this agent does not adapt or use; float64."""
+    whole = {name: torch.zeros_like(w) for name, w in weights.items()}
+    for name, delta in adapter.lora.deltas().items():
+        leading(whole[name], delta.shape).copy_(delta.detach())
+    return torch.cat([part.flatten() for part in whole.values()])
 
 
 def _cosines(vectors: list[Tensor]) -> np.ndarray:
@@ -198,11 +200,11 @@ def _cosines(vectors: list[Tensor]) -> np.ndarray:
 
 @torch.no_grad()
 def divergences(adapters: Sequence[Adapter], batch: Mapping[str, Any]) -> np.ndarray:
-    """(N, N) ½ (KL(i ‖ j) + KL(j ‖ i)) in nats, the mean over the rows of `batch`."""
-    family = adapters[0].backbone.head.family
+    """(N, N) ½ (KL(i ‖ j) + KL(j ‖ i)) in nats, the mean over the rows of `batch`; spaces must be equal."""
+    kind: Any = adapters[0].get_inference_action_dist_cls()
     # In float64: the KL of nearly equal policies is a small difference of large numbers.
     outputs = [a.forward_inference(dict(batch))[Columns.ACTION_DIST_INPUTS].double() for a in adapters]
-    one_way = np.array([[float(family.kl(p, q).mean()) for q in outputs] for p in outputs])
+    one_way = np.array([[float(kind.family.kl(p, q).mean()) for q in outputs] for p in outputs])
     return (one_way + one_way.T) / 2
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.adapter import Adapter
+from rllib_haml.modules.adapter_fit import trimmed
 from rllib_haml.modules.lora import LoRA
 from rllib_haml.modules.lora_config import LoRAConfig, exactly
 from rllib_haml.modules.lora_targets import Target, linear_targets, saved_modules
@@ -47,24 +48,34 @@ def backbone_sha256(backbone: nn.Module) -> str:
 
 
 def export_adapter(adapter: Adapter, directory: str | Path) -> None:
-    """Writes the adapter's files, without the backbone; PEFT opens them over the same network.
+    """Writes the adapter's files, without the backbone; PEFT opens them over the same network, of which an
+    agent with narrower spaces has the leading part.
 
     Dense differences of linear layers are written as full-rank factors, one of which is the identity;
     others as PEFT's `modules_to_save` and biases are: the sum of base and difference.
 
+    Directions of low-rank differences that cannot learn are left out.
+
     Raises:
         RuntimeError: The adapter is bound to no backbone.
     """
-    directory = Path(directory)
+    directory, adapter = Path(directory), trimmed(adapter)
     directory.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in _tensors(adapter).items()}, directory / TENSORS_FILE)
     (directory / CONFIG_FILE).write_text(json.dumps(_peft_config(adapter), indent=2) + "\n", encoding="utf-8")
 
 
-def import_adapter(directory: str | Path, backbone: Actor, *, check_backbone: bool = True) -> Adapter:
+def import_adapter(
+    directory: str | Path,
+    backbone: Actor,
+    *,
+    like: Adapter | None = None,
+    check_backbone: bool = True,
+) -> Adapter:
     """The adapter in these files, bound to `backbone`.
 
     Args:
+        like: An adapter of the agent whose it becomes, if its spaces are not the backbone's.
         check_backbone: Whether `backbone` must be the very one that the adapter was exported with.
 
     Raises:
@@ -79,7 +90,13 @@ def import_adapter(directory: str | Path, backbone: Actor, *, check_backbone: bo
     values = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
     if check_backbone:
         _check_backbone(values.get(OWN_KEY, {}).get("backbone_sha256"), backbone, directory)
-    adapter = Adapter.over(backbone, _lora_config(values))
+    agent = like or backbone
+    adapter = Adapter.over(
+        backbone,
+        _lora_config(values),
+        observation_space=agent.observation_space,
+        action_space=agent.action_space,
+    )
     tensors = load_file(directory / TENSORS_FILE)
     _check_tensors(tensors, _tensors(adapter), directory)
     _load(adapter, tensors)

@@ -132,9 +132,3 @@ def test_mappos_shared_policy_can_be_the_backbone(ray_cluster: None, tmp_path: P
     algo.stop()
     with pytest.raises(ValueError, match="holds no shared policy: expected the checkpoint of MAPPO"):
         config(0, backbone_checkpoint=str(tmp_path)).build_algo()
-
-
-def test_unequal_spaces_are_refused() -> None:
-    unequal = LoRASAConfig().environment("mpe", env_config={"scenario": "simple_speaker_listener_v4"})
-    with pytest.raises(ValueError, match=r"LoRASA shares one network among all agents.*or use HAPPO"):
-        unequal.validate()
