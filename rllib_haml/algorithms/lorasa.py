@@ -25,10 +25,18 @@ from rllib_haml.algorithms.happo import HAPPOConfig
 from rllib_haml.algorithms.phase_switch import PLATEAU, PhaseSwitch
 from rllib_haml.algorithms.warm_start import begin, check_warm_start
 from rllib_haml.learners.lorasa import LoRASALearner
+from rllib_haml.learners.rank_adaptation import RankAdaptation
 from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.adapter import BACKBONE, Adapter
 from rllib_haml.modules.adapter_files import export_adapter
-from rllib_haml.modules.adapter_mode import ADAPTER_MODES, AdapterMode, backbone_moves, lora_of
+from rllib_haml.modules.adapter_mode import (
+    ADAPTER_MODES,
+    LOW_RANK_MODES,
+    AdapterMode,
+    backbone_moves,
+    lora_of,
+)
+from rllib_haml.modules.critic import LORA
 from rllib_haml.modules.leading import widest
 from rllib_haml.modules.lora_config import LoRAConfig
 from rllib_haml.modules.model_config import ModelConfig
@@ -57,6 +65,7 @@ class LoRASAConfig(HAPPOConfig):
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or LoRASA)
         self.lora: dict[str, Any] = {}
+        self.critic_lora: dict[str, Any] | None = None
         self.adapters_from: int | float | str | None = PLATEAU
         self.adapter_mode: AdapterMode = "frozen"
         self.total_env_steps: int | None = None
@@ -64,12 +73,14 @@ class LoRASAConfig(HAPPOConfig):
         self.backbone_checkpoint: str | None = None
         self.adapters_checkpoint: str | None = None
         self.new_adapters = "zero"
+        self.adapt_rank: dict[str, Any] | None = None
         self.adapter_mapping_fn: AdapterMapping | str = "agent"
 
     def training(
         self,
         *,
         lora: dict[str, Any] | None = NotProvided,
+        critic_lora: dict[str, Any] | None = NotProvided,
         adapters_from: int | float | Literal["plateau"] | None = NotProvided,
         adapter_mode: AdapterMode | None = NotProvided,
         total_env_steps: int | None = NotProvided,
@@ -78,6 +89,7 @@ class LoRASAConfig(HAPPOConfig):
         backbone_checkpoint: str | None = NotProvided,
         adapters_checkpoint: str | None = NotProvided,
         new_adapters: str | None = NotProvided,
+        adapt_rank: dict[str, Any] | None = NotProvided,
         adapter_mapping_fn: AdapterMapping | None = NotProvided,
         **kwargs: Any,
     ) -> Self:
@@ -85,6 +97,8 @@ class LoRASAConfig(HAPPOConfig):
 
         Args:
             lora: The keys of `LoRAConfig`, named as in PEFT: `r`, `lora_alpha`, `target_modules`, ...
+            critic_lora: The same keys for the critic: with the adapters begins a low-rank difference of the
+                critic, whose network then rests too. None: all of the critic trains on, as in the paper.
             adapters_from: When the shared network is frozen and the adapters begin: env steps (an
                 integer), a fraction of `total_env_steps` (between 0 and 1), `plateau` of the team's return,
                 or None for never.
@@ -103,6 +117,9 @@ class LoRASAConfig(HAPPOConfig):
                 states of the same size. Adapters train from the start; optimizers begin anew.
             new_adapters: What the other policies begin with: `zero`, the backbone's own; `mean` of the
                 checkpoint's adapters, as near as their ranks allow; or the name of one to copy.
+            adapt_rank: `{energy: 0.99, budget: null, every: 20}`: every so many iterations of the adapters
+                each layer keeps the least directions that hold this share of ‖ΔW‖², of all agents together
+                within a budget of trained numbers (see `RankAdaptation`). None: ranks stay.
             adapter_mapping_fn: Which adapter an agent has: `agent`, its own; `role`, that of all whose
                 names are the same up to a trailing number; groups {name: [agents]}; or a function
                 (agent_id, episode, **kwargs) -> name. Agents of one adapter move as one.
@@ -110,6 +127,7 @@ class LoRASAConfig(HAPPOConfig):
         super().training(**kwargs)
         own = {
             "lora": lora,
+            "critic_lora": critic_lora,
             "adapters_from": adapters_from,
             "adapter_mode": adapter_mode,
             "total_env_steps": total_env_steps,
@@ -118,6 +136,7 @@ class LoRASAConfig(HAPPOConfig):
             "backbone_checkpoint": backbone_checkpoint,
             "adapters_checkpoint": adapters_checkpoint,
             "new_adapters": new_adapters,
+            "adapt_rank": adapt_rank,
             "adapter_mapping_fn": adapter_mapping_fn,
         }
         for key, value in own.items():
@@ -137,14 +156,29 @@ class LoRASAConfig(HAPPOConfig):
             self.plateau_min_gain,
         )
 
+    def make_rank_adaptation(self) -> RankAdaptation | None:
+        """
+        Raises:
+            ValueError: `adapt_rank` has an unknown key or a wrong value, or there are no ranks to adapt.
+        """
+        if self.adapt_rank is None:
+            return None
+        if self.adapter_mode not in LOW_RANK_MODES:
+            raise ValueError(
+                f"adapt_rank: adapter_mode={self.adapter_mode!r} trains no low-rank adapters: leave it out."
+            )
+        return RankAdaptation.from_dict(self.adapt_rank)
+
     def validate(self) -> None:
         LoRAConfig.from_dict(self.lora)
+        LoRAConfig.from_dict(self.critic_lora or {})
         if self.adapter_mode not in ADAPTER_MODES:
             raise ValueError(
                 f"adapter_mode={self.adapter_mode!r}: expected one of {', '.join(ADAPTER_MODES)}."
             )
         self.make_switch()
         check_warm_start(self)
+        self.make_rank_adaptation()
         if self.adapter_mapping_fn != "agent" and self._given_mapping() is not None:
             raise ValueError(
                 "policy_mapping_fn and adapter_mapping_fn both say which adapter an agent has: give one."
@@ -189,6 +223,12 @@ class LoRASAConfig(HAPPOConfig):
         spec.add_modules(
             {BACKBONE: RLModuleSpec(module_class=Actor, model_config=network, **_widest_spaces(team))}
         )
+        return spec
+
+    def critic_spec(self, team: Team, model_config: dict[str, Any]) -> RLModuleSpec:
+        spec: Any = super().critic_spec(team, model_config)
+        if self.critic_lora is not None:
+            spec.model_config |= {LORA: self.critic_lora}
         return spec
 
     def acting_modules(self) -> list[str]:
@@ -237,7 +277,7 @@ class LoRASA(HAML):
             ValueError: There is no such policy; the files' backbone is another; this run's `lora` cannot
                 express the adapter (the message says what can); or the team still shares one network.
         """
-        if not self._switch.done:
+        if not self._switch.done or self.config.adapter_mode == "continue_shared":
             raise ValueError(
                 f"load_adapter({policy!r}): the team still trains the shared network, and adapters rest. "
                 f"Load it once `{ADAPTERS_TRAIN}` is 1, or start with adapters_from: 0."

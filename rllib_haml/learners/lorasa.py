@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import tree
 from ray.rllib.core import ALL_MODULES
+from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.typing import StateDict
 from torch import Tensor
@@ -20,8 +21,10 @@ from rllib_haml.learners.on_policy import OnPolicyTeamLearner
 from rllib_haml.learners.together import Together, unfolded
 from rllib_haml.modules.adapter import BACKBONE
 from rllib_haml.modules.adapter_mode import backbone_moves
+from rllib_haml.modules.critic import CRITIC
 
 ADAPTERS_SINCE = "adapters_since"
+DIFFERENCE = "difference"
 
 
 class LoRASALearner(OnPolicyTeamLearner):
@@ -35,21 +38,55 @@ class LoRASALearner(OnPolicyTeamLearner):
         super().build()
         # Number of the first update of the adapter phase.
         self._adapters_since: int | None = None
+        self._rank_adaptation = self.config.make_rank_adaptation()
+        if self._rank_adaptation is not None:
+            policies = [name for name in self._policy_ids() if name != BACKBONE and self._is_trained(name)]
+            self._rank_adaptation.check({name: self.module[name].unwrapped() for name in policies})
 
     def begin_adapters(self) -> None:
         """From the next update on, the team no longer shares everything."""
         self._adapters_since = self._weights_seq_no + 1
+        self._choose_critic_optimizer()
         if self.config.adapter_mode == "continue_shared":
             # As the adapters do, it begins without moments: the control differs in what moves alone.
             self.get_optimizer(BACKBONE).state.clear()
 
     @override(OnPolicyTeamLearner)
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """A critic with a low-rank difference has two optimizers: the network's, and the difference's."""
+        lora = getattr(self.module[module_id].unwrapped(), "lora", None) if module_id == CRITIC else None
+        if lora is None:
+            super().configure_optimizers_for_module(module_id, config)
+            return
+        lora.requires_grad_(False)
+        super().configure_optimizers_for_module(module_id, config)
+        lora.requires_grad_(True)
+        config, parameters = config or self.config, list(lora.parameters())
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer_name=DIFFERENCE,
+            optimizer=torch.optim.Adam(parameters, eps=config.adam_epsilon, weight_decay=config.weight_decay),
+            params=parameters,
+            lr_or_lr_schedule=config.critic_lr,
+        )
+
+    def _choose_critic_optimizer(self) -> None:
+        """Of the whole critic while the team shares, then of its low-rank difference, if it has one."""
+        if self.config.critic_lora is not None:
+            name = DEFAULT_OPTIMIZER if self._adapters_since is None else DIFFERENCE
+            self._critics[CRITIC].optimizer = self.get_optimizer(CRITIC, name)
+
+    @property
+    def _shares_all(self) -> bool:
+        return self._adapters_since is None or self.config.adapter_mode == "continue_shared"
+
+    @override(OnPolicyTeamLearner)
     def _players(self, joint: JointBatch) -> dict[str, Player]:
         mode = self.config.adapter_mode
-        if self._adapters_since is None or mode == "continue_shared":
-            self._let_gradients_through(joint, True)
+        self._let_gradients_through(joint, self._shares_all or backbone_moves(mode))
+        if self._shares_all:
             return self._sharing(joint)
-        self._let_gradients_through(joint, backbone_moves(mode))
+        assert self._adapters_since is not None
         if backbone_moves(mode):
             adapters_rest = mode == "alternating" and (self._weights_seq_no - self._adapters_since) % 2
             if mode == "joint" or adapters_rest:
@@ -98,14 +135,23 @@ class LoRASALearner(OnPolicyTeamLearner):
     def _report_sweep(
         self, result: SweepResult, players: dict[str, Player], advantage: TeamAdvantage
     ) -> dict[str, Tensor]:
-        return super()._report_sweep(*unfolded(result, players), advantage)
+        seen = (result, players) if self._shares_all else unfolded(result, players)
+        return super()._report_sweep(*seen, advantage)
 
     @override(OnPolicyTeamLearner)
     def _sweep(self, players: dict[str, Player], advantage: TeamAdvantage) -> dict[str, Tensor]:
         losses = super()._sweep(players, advantage)
         if self._adapters_since is not None:
+            self._adapt_ranks(advantage.joint, self._weights_seq_no - self._adapters_since + 1)
             self._log_audit(advantage)
         return losses
+
+    def _adapt_ranks(self, joint: JointBatch, updates: int) -> None:
+        """`updates`: of the adapter phase, this one counted."""
+        if self._rank_adaptation is not None and updates % self._rank_adaptation.every == 0:
+            adapters = {name: self.module[name].unwrapped() for name in self._trained(joint)}
+            optimizers = {name: self.get_optimizer(name) for name in adapters}
+            self._rank_adaptation.apply(adapters, optimizers)
 
     def _log_audit(self, advantage: TeamAdvantage) -> None:
         adapters = {name: self.module[name].unwrapped() for name in advantage.joint.policies}
@@ -127,3 +173,4 @@ class LoRASALearner(OnPolicyTeamLearner):
     def set_state(self, state: StateDict) -> None:
         super().set_state(state)
         self._adapters_since = state.get(ADAPTERS_SINCE, self._adapters_since)
+        self._choose_critic_optimizer()

@@ -21,13 +21,13 @@ class TeamCritic:
 
     Args:
         module: A `Critic`.
-        optimizer: Its own.
+        optimizer: Of what trains of it; may be exchanged.
         config: The algorithm's config with the critic's overrides.
         max_seq_len: Where sequences are cut if it remembers.
     """
 
     def __init__(self, module: Any, optimizer: torch.optim.Optimizer, config: Any, max_seq_len: int | None):
-        self._module, self._optimizer, self._config = module, optimizer, config
+        self._module, self.optimizer, self._config = module, optimizer, config
         self._max_seq_len = max_seq_len
         initial = module.get_initial_state()
         self.memory = CriticMemory(initial) if initial else None
@@ -59,7 +59,7 @@ class TeamCritic:
     ) -> tuple[dict[str, Tensor], NotFinite | None]:
         """See `fit_critic`; leaves the critic as it was if that is not finite, and returns why."""
         parameters, buffers = list(self._module.parameters()), list(self._module.buffers())
-        rows, optimizer = advantage.rows, self._optimizer
+        rows, optimizer = advantage.rows, self.optimizer
         try:
             with all_or_nothing(parameters, optimizer, buffers):
                 check_finite("advantage", advantage.plain, rows)

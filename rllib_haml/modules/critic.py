@@ -9,16 +9,19 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from rllib_haml.haml import ValueNorm
 from rllib_haml.modules.encoders import flat_size, mlp
 from rllib_haml.modules.images import image_layers
+from rllib_haml.modules.lora import LoRA
+from rllib_haml.modules.lora_config import LoRAConfig
 from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.recurrent import State, with_memory
 from rllib_haml.modules.state import load_exactly
 
 CRITIC = "critic"
-IMAGES = "images"
+IMAGES, LORA = "images", "lora"
 
 
 def own_critic(policy: str) -> str:
@@ -31,7 +34,8 @@ class Critic(TorchRLModule, InferenceOnlyAPI):
 
     The network predicts normalised values; the normaliser's statistics are buffers of this module, so
     that they travel with its checkpoint. `use_value_norm: False` in `model_config` leaves values as they
-    are; `images` tells where in the states images lie. The other keys are those of `ModelConfig`.
+    are; `images` tells where in the states images lie; `lora` holds the keys of `LoRAConfig` for a low-rank
+    difference of the network, zero at first. The other keys are those of `ModelConfig`.
     """
 
     value_norm: ValueNorm | None
@@ -44,6 +48,7 @@ class Critic(TorchRLModule, InferenceOnlyAPI):
         values = dict(self.model_config)
         use_value_norm = values.pop("use_value_norm", True)
         images = values.pop(IMAGES, ())
+        lora = values.pop(LORA, None)
         config = ModelConfig.from_dict(values)
         if not config.critic_is_recurrent:
             config = replace(config, use_lstm=False, use_gru=False)
@@ -61,9 +66,10 @@ class Critic(TorchRLModule, InferenceOnlyAPI):
         )
         self.network, self.memory, self.output = with_memory(nn.Sequential(*eyes, *layers), config, 1.0)
         self.value_norm = ValueNorm() if use_value_norm else None
+        self.lora = None if lora is None else LoRA(self, LoRAConfig.from_dict(lora))
 
     def get_non_inference_attributes(self) -> list[str]:
-        return ["network", "memory", "output", "value_norm"]
+        return ["network", "memory", "output", "value_norm", "lora"]
 
     def get_initial_state(self) -> State:
         return {} if self.memory is None else self.memory.initial_state()
@@ -73,7 +79,7 @@ class Critic(TorchRLModule, InferenceOnlyAPI):
 
     def normalised_values(self, state: Tensor) -> Tensor:
         """(R, S) states → (R,) values on the normaliser's scale; differentiable. Of one without memory."""
-        return self.network(state).squeeze(-1)
+        return self._through("network", state).squeeze(-1)
 
     def unroll(self, states: Tensor, before: State) -> tuple[Tensor, State]:
         """The same of a critic that remembers: (B, T, S) states → (B, T) values.
@@ -84,10 +90,15 @@ class Critic(TorchRLModule, InferenceOnlyAPI):
         Returns:
             The values, and the recurrent state after the last step.
         """
-        assert self.memory is not None
-        assert self.output is not None
-        remembered, after = self.memory(self.network(states), before)
-        return self.output(remembered).squeeze(-1), after
+        remembered, after = self._through("memory", self._through("network", states), before)
+        return self._through("output", remembered).squeeze(-1), after
+
+    def _through(self, part: str, *inputs: Any) -> Any:
+        """One part of the network, with its difference if there is one."""
+        module = self.get_submodule(part)
+        if self.lora is None:
+            return module(*inputs)
+        return functional_call(module, self.lora.effective_part(part, module), inputs)
 
     def normalise(self, returns: Tensor) -> Tensor:
         return returns if self.value_norm is None else self.value_norm.normalise(returns)

@@ -91,6 +91,12 @@ class LoRA(nn.Module):
         """All of the network's parameters: those of `base`, W + ΔW where there is a difference."""
         return {**base, **{target.name: self._add(target, base[target.name]) for target in self.targets}}
 
+    def effective_part(self, path: str, part: nn.Module) -> Weights:
+        """What it adapts of the module `part`, which lies at `path`: W + ΔW under the names there."""
+        weights = {f"{path}.{name}": weight for name, weight in part.named_parameters()}
+        adapted = [target for target in self.targets if target.name in weights]
+        return {t.name.removeprefix(f"{path}."): self._add(t, weights[t.name]) for t in adapted}
+
     def _add(self, target: Target, weight: Tensor) -> Tensor:
         if target.rank is None:
             return weight + self.dense(target)
@@ -119,6 +125,23 @@ class LoRA(nn.Module):
                 self.dense(target).copy_(deltas[target.name])
             else:
                 _assign_factors(*self.factors(target), deltas[target.name].double() / target.scaling)
+
+    @torch.no_grad()
+    def truncate(self, target: Target, rank: int) -> None:
+        """Keeps the `rank` directions of a low-rank difference that hold most of it (Eckart-Young).
+
+        The others are zero in both factors from now on, and so are their gradients: training leaves them
+        so. Of a difference of zero the first live directions stay as they are, to be learnt.
+        """
+        a, b = self.factors(target)
+        delta = b.double() @ a.double()
+        if delta.any():
+            a.zero_()
+            b.zero_()
+            _assign_factors(a[:rank], b[:, :rank], delta)
+        else:
+            dropped = self.live(target).nonzero().flatten()[rank:]
+            a[dropped], b[:, dropped] = 0.0, 0.0
 
 
 def stack_effective(base: Mapping[str, Tensor], loras: Sequence[LoRA]) -> Weights:
