@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from rllib_haml.modules.adapter import Adapter
-from rllib_haml.modules.lora_rank import spectrum
+from rllib_haml.modules.lora import LoRA
+from rllib_haml.modules.lora_rank import spectrum, with_ranks
 from rllib_haml.modules.lora_targets import Target
 
 _SETTINGS = {"weight": "target_modules", "bias": "bias", "log_std": "adapt_log_std"}
@@ -34,6 +35,36 @@ def adopt(adapter: Adapter, given: Adapter) -> None:
         )
     zeros = {target.name: torch.zeros_like(delta) for target, delta in _deltas(adapter).items()}
     adapter.lora.assign(zeros | {target.name: delta for target, delta in differs.items()})
+
+
+def trimmed(adapter: Adapter) -> Adapter:
+    """The same policy without the directions that cannot learn; `adapter` itself if all can."""
+    lora = adapter.lora
+    ranks = {target: max(1, rank) for target, rank in lora.live_ranks().items()}
+    if all(rank == target.rank for target, rank in ranks.items()):
+        return adapter
+    made = Adapter.over(
+        adapter.backbone,
+        with_ranks(lora.config, ranks),
+        observation_space=adapter.observation_space,
+        action_space=adapter.action_space,
+        train_backbone=adapter.train_backbone,
+    )
+    for old, new in zip(lora.targets, made.lora.targets, strict=True):
+        _copy_live(lora, old, made.lora, new)
+    return made
+
+
+@torch.no_grad()
+def _copy_live(lora: LoRA, old: Target, into: LoRA, new: Target) -> None:
+    if old.rank is None:
+        into.dense(new).copy_(lora.dense(old))
+        return
+    a, b = lora.factors(old)
+    # Live ones first, in their order.
+    kept = (~lora.live(old)).long().argsort(stable=True)[: new.rank]
+    for factor, part in zip(into.factors(new), (a[kept], b[:, kept]), strict=True):
+        factor.copy_(part)
 
 
 def _deltas(adapter: Adapter) -> dict[Target, Tensor]:

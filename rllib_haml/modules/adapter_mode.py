@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 AdapterMode = Literal["frozen", "joint", "alternating", "continue_shared", "dense_delta", "separate"]
+LOW_RANK_MODES: tuple[AdapterMode, ...] = ("frozen", "joint", "alternating")
 ADAPTER_MODES: tuple[AdapterMode, ...] = get_args(AdapterMode)
 
 # No layer is so wide: every difference is a dense one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +23,12 @@ def spectrum(lora: LoRA, target: Target) -> Tensor:
 
 
 def adapted_ranks(loras: Sequence[LoRA], *, energy: float, budget: int | None = None) -> list[LoRAConfig]:
+    """For each agent its configuration with the ranks of `kept_ranks`, for `Adapter.refactored`."""
+    kept = kept_ranks(loras, energy=energy, budget=budget)
+    return [with_ranks(lora.config, ranks) for lora, ranks in zip(loras, kept, strict=True)]
+
+
+def kept_ranks(loras: Sequence[LoRA], *, energy: float, budget: int | None = None) -> list[dict[Target, int]]:
     """The least ranks that keep `energy` of each low-rank difference, within a budget over all agents.
 
     Where the budget is short, directions are kept in the descending order of σ² per number that they
@@ -33,7 +39,7 @@ def adapted_ranks(loras: Sequence[LoRA], *, energy: float, budget: int | None = 
         budget: Trainable numbers of all agents together, dense ones included; None: no limit.
 
     Returns:
-        For each agent its configuration with these ranks, for `Adapter.refactored`.
+        For each agent the rank of each low-rank difference.
 
     Raises:
         ValueError: `energy` is out of its range, or the budget does not hold one direction for each layer.
@@ -50,8 +56,8 @@ def adapted_ranks(loras: Sequence[LoRA], *, energy: float, budget: int | None = 
     dense = sum(t.numbers for lora in loras for t in lora.targets if t.rank is None)
     ranks = wanted if budget is None else _within(layers, wanted, budget - dense, dense)
     return [
-        _with_ranks(lora.config, [(x.target, k) for x, k in zip(layers, ranks, strict=True) if x.agent == i])
-        for i, lora in enumerate(loras)
+        {layer.target: rank for layer, rank in zip(layers, ranks, strict=True) if layer.agent == i}
+        for i in range(len(loras))
     ]
 
 
@@ -92,10 +98,10 @@ def _within(layers: list[_Layer], wanted: list[int], budget: int, dense: int) ->
     return ranks
 
 
-def _with_ranks(config: LoRAConfig, ranks: list[tuple[Target, int]]) -> LoRAConfig:
-    """`config` with the rank of each of these layers, at the scaling that it has now."""
-    own = {exactly(target.module): rank for target, rank in ranks}
-    alphas = {exactly(target.module): config.alpha_of(target.scaling, rank) for target, rank in ranks}
+def with_ranks(config: LoRAConfig, ranks: Mapping[Target, int]) -> LoRAConfig:
+    """`config` with these ranks of these layers, at the scaling that each has now."""
+    own = {exactly(target.module): rank for target, rank in ranks.items()}
+    alphas = {exactly(target.module): config.alpha_of(target.scaling, rank) for target, rank in ranks.items()}
     # The first key that matches counts: these stand before the others, and replace what they repeat.
     return replace(
         config,

@@ -23,11 +23,13 @@ OBS = {Columns.OBS: torch.rand(9, 4, generator=torch.Generator().manual_seed(0))
 class Crowd(MultiAgentEnv):
     """Each agent is to repeat the largest entry of what it sees, however many they are."""
 
+    observation_spaces: Any
+    seen: Any
+
     def __init__(self, agents: list[str], width: int = 4):
         super().__init__()
         self.possible_agents = self.agents = list(agents)
-        self.spaces = {a: spaces.Box(0, 1, (width,), np.float32) for a in agents}
-        self.observation_spaces = dict(self.spaces)
+        self.observation_spaces = {a: spaces.Box(0, 1, (width,), np.float32) for a in agents}
         self.action_spaces = {a: spaces.Discrete(width) for a in agents}
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
@@ -41,7 +43,7 @@ class Crowd(MultiAgentEnv):
         return self._look(), dict.fromkeys(self.agents, reward), {"__all__": False}, ends, {}
 
     def _look(self) -> dict[str, np.ndarray]:
-        self.seen: dict[str, np.ndarray] = {a: self.spaces[a].sample() for a in self.agents}
+        self.seen = {a: space.sample() for a, space in self.observation_spaces.items()}
         return dict(self.seen)
 
 
