@@ -24,6 +24,7 @@ AGENTS = {
     "mamujoco_walker2d_2x3": 2,
     "mamujoco_walker2d_3x2": 3,
     "mamujoco_hopper_3x1": 3,
+    "mamujoco_humanoid_9_8": 2,
     "mpe_spread": 3,
     "mpe_spread_continuous": 3,
     "mpe_speaker_listener": 2,
