@@ -38,6 +38,7 @@ def algorithms(task: str, experiment: str, others: dict[str, str]) -> Lines:
 HALFCHEETAH = algorithms(
     "halfcheetah_2x3", "halfcheetah-2x3", {"HATRPO": "hatrpo", "HAA2C": "haa2c", "A2PO": "a2po"}
 )
+TASK, LORASA = "halfcheetah-2x3", "halfcheetah_2x3_lorasa"
 FIGURES: dict[str, dict[str, Lines]] = {
     "halfcheetah_2x3": {
         "HalfCheetah 2x3, agent_obsk: 1": {
@@ -58,6 +59,33 @@ FIGURES: dict[str, dict[str, Lines]] = {
             **HALFCHEETAH,
             "HAPPO": ("halfcheetah_2x3_local.csv", "happo-halfcheetah-2x3"),
             "MAPPO, one network": ("halfcheetah_2x3_mappo_shared.csv", "mappo-halfcheetah-2x3-shared-local"),
+        },
+    },
+    "lorasa": {
+        "HalfCheetah 2x3, 1M steps": {
+            "one network, then adapters (HAPPO)": (f"{LORASA}.csv", f"lorasa-{TASK}"),
+            "one network, then adapters (MAPPO)": (f"{LORASA}_mappo.csv", f"lorasa-{TASK}-simultaneous"),
+            "one network, continued with a new optimizer": (f"{LORASA}_continued.csv", f"lorasa-{TASK}"),
+            "one network (MAPPO)": ("halfcheetah_2x3_mappo_shared.csv", f"mappo-{TASK}-shared-local"),
+            "separate networks (MAPPO)": ("halfcheetah_2x3_mappo_separate.csv", f"mappo-{TASK}"),
+        },
+        "rank, adapters (HAPPO) from 25 %": {
+            "rank 2": (f"{LORASA}_rank_2.csv", f"lorasa-{TASK}"),
+            "rank 8": (f"{LORASA}.csv", f"lorasa-{TASK}"),
+            "rank 16": (f"{LORASA}_rank_16.csv", f"lorasa-{TASK}"),
+        },
+        "switch, adapters (HAPPO) of rank 8": {
+            "from 10 %": (f"{LORASA}_from_10.csv", f"lorasa-{TASK}"),
+            "from 25 %": (f"{LORASA}.csv", f"lorasa-{TASK}"),
+            "from 50 %": (f"{LORASA}_from_50.csv", f"lorasa-{TASK}"),
+        },
+    },
+    "lorasa_ant": {
+        "Ant 4x2, 500k steps": {
+            "one network, then adapters (HAPPO)": ("ant_4x2_lorasa.csv", "lorasa-ant-4x2"),
+            "one network (MAPPO)": ("ant_4x2_mappo_shared.csv", "mappo-ant-4x2-shared"),
+            "separate networks (MAPPO)": ("ant_4x2_mappo_separate.csv", "mappo-ant-4x2"),
+            "separate networks (HAPPO)": ("ant_4x2_happo.csv", "happo-ant-4x2"),
         },
     },
     "ant_4x2": {"Ant 4x2, agent_obsk: 1": algorithms("ant_4x2", "ant-4x2", {})},
