@@ -221,3 +221,25 @@ def test_the_critic_sees_the_images_of_the_state_or_of_everyone(state: spaces.Sp
     assert values.shape == (6,)
     values.sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in critic.network[0].parameters())
+
+
+def test_a_critic_that_remembers_sees_images_too() -> None:
+    """A sequence of three is three steps of one, and the images count."""
+    images = state_images(team_of(None))
+    width = state_size(team_of(None))
+    config = {IMAGES: images, "use_gru": True, "lstm_cell_size": 4}
+    critic = build(Critic, spaces.Box(-np.inf, np.inf, (width,), np.float32), **config)
+    generator = torch.Generator().manual_seed(0)
+    states = torch.rand(1, 3, width, generator=generator) * 255
+    state = {part: zeros[None] for part, zeros in critic.get_initial_state().items()}
+    whole, after = critic.unroll(states, state)
+    for t in range(3):
+        value, state = critic.unroll(states[:, t : t + 1], state)
+        torch.testing.assert_close(value[:, 0], whole[:, t])
+    torch.testing.assert_close(state, after)
+    changed = states.clone()
+    changed[0, 0, images[0].start : images[0].stop] = 0
+    others, _ = critic.unroll(
+        changed, {part: zeros[None] for part, zeros in critic.get_initial_state().items()}
+    )
+    assert (others - whole).abs().min() > 1e-6, "what was seen first is forgotten"
