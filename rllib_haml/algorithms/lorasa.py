@@ -51,8 +51,8 @@ ADAPTERS_TRAIN, SWITCH = "adapters_train", "phase_switch"
 class LoRASAConfig(HAPPOConfig):
     """Config of LoRASA; see `HAMLConfig`, and `training` for its own keys.
 
-    The shared network is the module `backbone`; a policy, the agent's adapter, bears the agent's name, or
-    the one that `adapter_mapping_fn` gives it.
+    The shared network is the module `backbone`, on the widest of the agents' spaces; a policy, the agent's
+    adapter, bears the agent's name, or the one that `adapter_mapping_fn` gives it.
     """
 
     valid_ranges: ClassVar[dict[str, tuple[float | None, float | None]]] = HAPPOConfig.valid_ranges | {

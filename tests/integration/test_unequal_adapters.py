@@ -117,6 +117,29 @@ def test_first_the_backbone_moves_and_then_the_adapters(
     algo.stop()
 
 
+@pytest.mark.parametrize(
+    "mode, third, fourth",
+    [
+        ("joint", {*AGENTS, "backbone"}, {*AGENTS, "backbone"}),
+        ("alternating", set(AGENTS), {"backbone"}),
+        ("continue_shared", {"backbone"}, {"backbone"}),
+        ("dense_delta", set(AGENTS), set(AGENTS)),
+        ("separate", set(AGENTS), set(AGENTS)),
+    ],
+)
+def test_the_other_modes(ray_cluster: None, mode: str, third: set[str], fourth: set[str]) -> None:
+    algo = config(adapter_mode=mode).build_algo()
+    for _ in range(2):
+        algo.train()
+    for movers in (third, fourth):
+        before = weights(algo)
+        learners = algo.train()["learners"]
+        assert moved(before, weights(algo)) == {*movers, "critic"}
+        gaps = [figures.get("behaviour_gap", 0.0) for figures in learners.values()]
+        assert np.nanmax(gaps) < 1e-4
+    algo.stop()
+
+
 def test_it_learns_in_both_phases(ray_cluster: None) -> None:
     """By chance a team earns (1/2 + 1/4 + 1/3) / 3 of 10."""
     algo = config(steps=400, adapters_from=8 * 400, num_epochs=5, lr=5e-3).build_algo()
