@@ -27,8 +27,17 @@ def running_adapter(algorithm: Any, policy: str) -> Adapter:
     return adapter
 
 
-def load_adapter(algorithm: Any, policy: str, directory: str | Path) -> None:
-    """See `LoRASA.load_adapter`."""
+def load_adapter(algorithm: Any, policy: str, directory: str | Path, shares: bool) -> None:
+    """See `LoRASA.load_adapter`.
+
+    Args:
+        shares: Whether the team now trains its shared network alone.
+    """
+    if shares:
+        raise ValueError(
+            f"load_adapter({policy!r}): the team still trains the shared network, and adapters rest. Load it "
+            f"once `adapters_train` is 1, or start with adapters_from: 0."
+        )
     running = running_adapter(algorithm, policy)
     made = copy.deepcopy(running)
     made.bind(running.backbone)

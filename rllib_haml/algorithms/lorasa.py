@@ -23,7 +23,7 @@ from rllib_haml.algorithms.adapter_swap import load_adapter, running_adapter
 from rllib_haml.algorithms.haml import HAML
 from rllib_haml.algorithms.happo import HAPPOConfig
 from rllib_haml.algorithms.phase_switch import PLATEAU, PhaseSwitch
-from rllib_haml.algorithms.warm_start import begin, check_warm_start
+from rllib_haml.algorithms.warm_start import begin, check_warm_start, located
 from rllib_haml.learners.lorasa import LoRASALearner
 from rllib_haml.learners.rank_adaptation import RankAdaptation
 from rllib_haml.modules.actor import Actor
@@ -31,7 +31,6 @@ from rllib_haml.modules.adapter import BACKBONE, Adapter
 from rllib_haml.modules.adapter_files import export_adapter
 from rllib_haml.modules.adapter_mode import (
     ADAPTER_MODES,
-    LOW_RANK_MODES,
     AdapterMode,
     backbone_moves,
     lora_of,
@@ -116,7 +115,7 @@ class LoRASAConfig(HAPPOConfig):
                 the policies of the same names begin as they are there, and so does the critic if it sees
                 states of the same size. Adapters train from the start; optimizers begin anew.
             new_adapters: What the other policies begin with: `zero`, the backbone's own; `mean` of the
-                checkpoint's adapters, as near as their ranks allow; or the name of one to copy.
+                checkpoint's adapters with their spaces, as near as ranks allow; or the name of one to copy.
             adapt_rank: `{energy: 0.99, budget: null, every: 20}`: every so many iterations of the adapters
                 each layer keeps the least directions that hold this share of ‖ΔW‖², of all agents together
                 within a budget of trained numbers (see `RankAdaptation`). None: ranks stay.
@@ -141,7 +140,7 @@ class LoRASAConfig(HAPPOConfig):
         }
         for key, value in own.items():
             if value is not NotProvided:
-                setattr(self, key, value)
+                setattr(self, key, located(value) if key.endswith("_checkpoint") else value)
         return self
 
     def make_switch(self) -> PhaseSwitch:
@@ -157,17 +156,8 @@ class LoRASAConfig(HAPPOConfig):
         )
 
     def make_rank_adaptation(self) -> RankAdaptation | None:
-        """
-        Raises:
-            ValueError: `adapt_rank` has an unknown key or a wrong value, or there are no ranks to adapt.
-        """
-        if self.adapt_rank is None:
-            return None
-        if self.adapter_mode not in LOW_RANK_MODES:
-            raise ValueError(
-                f"adapt_rank: adapter_mode={self.adapter_mode!r} trains no low-rank adapters: leave it out."
-            )
-        return RankAdaptation.from_dict(self.adapt_rank)
+        """What `adapt_rank` says; see `RankAdaptation.of`."""
+        return RankAdaptation.of(self.adapt_rank, self.adapter_mode)
 
     def validate(self) -> None:
         LoRAConfig.from_dict(self.lora)
@@ -277,12 +267,8 @@ class LoRASA(HAML):
             ValueError: There is no such policy; the files' backbone is another; this run's `lora` cannot
                 express the adapter (the message says what can); or the team still shares one network.
         """
-        if not self._switch.done or self.config.adapter_mode == "continue_shared":
-            raise ValueError(
-                f"load_adapter({policy!r}): the team still trains the shared network, and adapters rest. "
-                f"Load it once `{ADAPTERS_TRAIN}` is 1, or start with adapters_from: 0."
-            )
-        load_adapter(self, policy, directory)
+        shares = not self._switch.done and self._switch.step != 0
+        load_adapter(self, policy, directory, shares or self.config.adapter_mode == "continue_shared")
 
     def get_state(self, *args: Any, **kwargs: Any) -> StateDict:
         return {**super().get_state(*args, **kwargs), SWITCH: self._switch.get_state()}

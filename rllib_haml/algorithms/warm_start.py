@@ -25,6 +25,11 @@ logger = logging.getLogger("rllib_haml")
 MODULES = Path("learner_group", "learner", "rl_module")
 
 
+def located(checkpoint: str | None) -> str | None:
+    """Its whole path: trials run in directories of their own."""
+    return None if checkpoint is None else str(Path(checkpoint).expanduser().absolute())
+
+
 def check_warm_start(config: Any) -> None:
     """
     Raises:
@@ -115,7 +120,7 @@ def adapters_of(algorithm: Any, former: Mapping[str, Any]) -> dict[str, StateDic
             _check_same(name, adapter, peers[new])
             adopt(adapter, peers[new])
         elif new == "mean":
-            adapter.start_from("mean", list(peers.values()))
+            adapter.start_from("mean", _with_spaces_of(name, adapter, peers))
         made[name] = adapter.get_state()
     return made
 
@@ -142,6 +147,17 @@ def _check_same(name: str, here: Any, before: Any) -> None:
             )
     if name == BACKBONE:
         copy.deepcopy(here).set_state(before.get_state())
+
+
+def _with_spaces_of(name: str, adapter: Adapter, peers: Mapping[str, Adapter]) -> list[Adapter]:
+    spaces = adapter.observation_space, adapter.action_space
+    alike = [peer for peer in peers.values() if (peer.observation_space, peer.action_space) == spaces]
+    if not alike:
+        raise ValueError(
+            f"new_adapters='mean': none of the adapters {', '.join(peers)} has the spaces of {name!r}, "
+            f"{spaces}: begin with zero."
+        )
+    return alike
 
 
 def _begin_with(learner: Any, states: Mapping[str, StateDict]) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from rllib_haml.learners.collectives import broadcast
 from rllib_haml.modules.adapter import Adapter
+from rllib_haml.modules.adapter_mode import LOW_RANK_MODES, AdapterMode
 from rllib_haml.modules.lora_config import nearest
 from rllib_haml.modules.lora_rank import kept_ranks
 
@@ -32,11 +33,16 @@ class RankAdaptation:
     every: int = 20
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RankAdaptation:
-        """
+    def of(cls, values: Mapping[str, Any] | None, mode: AdapterMode = "frozen") -> RankAdaptation | None:
+        """Reads the config's `adapt_rank`.
+
         Raises:
-            ValueError: A key is unknown, or a value out of its range.
+            ValueError: A key is unknown, or a value out of its range; or `adapter_mode` has no ranks.
         """
+        if values is None:
+            return None
+        if mode not in LOW_RANK_MODES:
+            raise ValueError(f"adapt_rank: adapter_mode={mode!r} trains no low-rank adapters: leave it out.")
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
@@ -65,6 +71,8 @@ class RankAdaptation:
         What remains of a layer is turned into the directions of its singular vectors: moments of the former
         factors say nothing about these.
         """
+        if not adapters:
+            return
         kept = [
             (name, target, rank)
             for name, ranks in zip(adapters, self._kept(adapters), strict=True)

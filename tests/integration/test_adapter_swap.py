@@ -113,3 +113,14 @@ def test_every_learner_gets_it(ray_cluster: None, tmp_path: Path) -> None:
         assert moments == 0
         assert all(np.array_equal(value, expected[key].numpy()) for key, value in state.items())
     algo.stop()
+
+
+def test_a_team_that_never_shares_can_be_given_adapters_at_once(running: Any, tmp_path: Path) -> None:
+    path = running.save_to_path(str(tmp_path / "checkpoint"))
+    running.save_adapter("agent_1", tmp_path / "second")
+    young = config(0, backbone_checkpoint=path).build_algo()
+    young.load_adapter("agent_2", tmp_path / "second")
+    given, expected = weights(young)["agent_2"], weights(running)["agent_1"]
+    assert all(np.array_equal(value, expected[key]) for key, value in given.items())
+    assert young.train()["learners"]["agent_2"]["behaviour_gap"] < 1e-4
+    young.stop()

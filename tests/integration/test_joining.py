@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,12 @@ class Crowd(MultiAgentEnv):
     observation_spaces: Any
     seen: Any
 
-    def __init__(self, agents: list[str], width: int = 4):
+    def __init__(self, agents: list[str], width: int = 4, narrow: str = ""):
         super().__init__()
         self.possible_agents = self.agents = list(agents)
-        self.observation_spaces = {a: spaces.Box(0, 1, (width,), np.float32) for a in agents}
-        self.action_spaces = {a: spaces.Discrete(width) for a in agents}
+        widths = {a: width - (a == narrow) for a in agents}
+        self.observation_spaces = {a: spaces.Box(0, 1, (n,), np.float32) for a, n in widths.items()}
+        self.action_spaces = {a: spaces.Discrete(n) for a, n in widths.items()}
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         self.rng, self.time = np.random.default_rng(seed), 0
@@ -47,12 +49,14 @@ class Crowd(MultiAgentEnv):
         return dict(self.seen)
 
 
-def config(agents: list[str], model: dict[str, Any] | None = None, width: int = 4, **training: Any) -> Any:
+def config(
+    agents: list[str], model: dict[str, Any] | None = None, width: int = 4, narrow: str = "", **training: Any
+) -> Any:
     register_env("crowd", lambda given: Crowd(**given))
     settings = {"train_batch_size_per_learner": 80, "num_epochs": 2, "lora": {"r": 2}, "lr": 1e-2}
     return (
         LoRASAConfig()
-        .environment("crowd", env_config={"agents": agents, "width": width})
+        .environment("crowd", env_config={"agents": agents, "width": width, "narrow": narrow})
         .env_runners(num_env_runners=0, num_envs_per_env_runner=2)
         .training(**settings | training)
         .rl_module(model_config={"fcnet_hiddens": [8]} | (model or {}))
@@ -150,6 +154,30 @@ def test_the_critic_goes_on_if_it_sees_as_much(former: Any, caplog: pytest.LogCa
 def test_what_cannot_go_on(former: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         joined(former, **copy.deepcopy(settings))
+
+
+def test_checkpoints_are_found_from_where_the_config_is_written(tmp_path: Any, monkeypatch: Any) -> None:
+    """Trials run in directories of their own."""
+    monkeypatch.chdir(tmp_path)
+    made = config(["ann"], adapters_checkpoint="runs/first")
+    assert made.adapters_checkpoint == str(tmp_path / "runs" / "first")
+    assert config(["ann"], backbone_checkpoint="~/x").backbone_checkpoint == str(Path.home() / "x")
+    assert made.training(adapters_checkpoint=None).adapters_checkpoint is None
+
+
+def test_a_newcomer_with_narrower_spaces(former: Any) -> None:
+    """It begins as the leading part of the backbone: as that is where nobody sees or does the last."""
+    algo, (_, before, _) = joined(former, narrow="cid"), former
+    np.testing.assert_array_equal(outputs(algo.get_module("ann")), outputs(before["ann"]))
+    cid = algo.get_module("cid").weights()
+    for name, weight in before["backbone"].named_parameters():
+        np.testing.assert_array_equal(cid[name].detach(), weight.detach()[tuple(map(slice, cid[name].shape))])
+    assert cid["network.1.weight"].shape[1] == 3
+    algo.stop()
+    with pytest.raises(ValueError, match="'mean': none of the adapters ann, bob has the spaces of 'cid'"):
+        joined(former, narrow="cid", new_adapters="mean")
+    with pytest.raises(ValueError, match=r"the observation_space of 'cid' was .*\(4,\).* and is .*\(3,\)"):
+        joined(former, narrow="cid", new_adapters="bob")
 
 
 def test_a_checkpoint_without_adapters(ray_cluster: None, tmp_path: Any) -> None:

@@ -190,5 +190,5 @@ def test_trimming_takes_the_live_directions_wherever_they_stand() -> None:
 )
 def test_wrong_settings_say_what_is_right(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RankAdaptation.from_dict(values)
-    assert RankAdaptation.from_dict({"budget": None}) == RankAdaptation(0.99, None, 20)
+        RankAdaptation.of(values)
+    assert RankAdaptation.of({"budget": None}) == RankAdaptation(0.99, None, 20)
