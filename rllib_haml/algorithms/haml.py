@@ -26,6 +26,7 @@ from ray.tune.result import SHOULD_CHECKPOINT
 
 from rllib_haml.algorithms.haml_config import HAMLConfig
 from rllib_haml.algorithms.skip_watch import SkipWatch
+from rllib_haml.checkpoints.whole import WholeCheckpoints
 from rllib_haml.envs.registry import resolve_env
 from rllib_haml.sampling.finite_fragments import check_fragments
 from rllib_haml.sampling.fragment import JointTrainingData, in_batch_order, reunited
@@ -38,7 +39,7 @@ GENERATORS, TEAM_RETURNS = "generators", "team_returns"
 NUM_ENV_STEPS_STALE_LIFETIME = "num_env_steps_stale_lifetime"
 
 
-class HAML(PPO):
+class HAML(WholeCheckpoints, PPO):
     """Samples joint fragments, sweeps over the policies, sends the actors' weights back."""
 
     # A `HAMLConfig`; RLlib's annotations admit any config, and None for the groups.

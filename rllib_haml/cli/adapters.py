@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rllib_haml.config.errors import ConfigError, Problem, did_you_mean
+
+if TYPE_CHECKING:
+    from rllib_haml.checkpoints.manifest import Manifest
 
 _MODULES = Path("learner_group", "learner", "rl_module")
 _CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path))
@@ -59,9 +62,11 @@ def export_adapters(checkpoint: Path, directory: Path, agent: str | None) -> Non
 @click.option("--agent", required=True, help="Whose adapter it becomes.")
 def import_adapter_files(checkpoint: Path, directory: Path, out: Path, agent: str) -> None:
     """Write a copy OUT of CHECKPOINT in which AGENT has the adapter in DIRECTORY."""
+    from rllib_haml.checkpoints.write import write_whole
     from rllib_haml.modules.adapter_files import import_adapter
     from rllib_haml.modules.adapter_fit import adopt
 
+    manifest = _manifest(checkpoint)
     (running,) = _adapters(checkpoint, agent).values()
     if out.exists():
         raise _problem(out, "exists already: name a new directory.")
@@ -69,8 +74,12 @@ def import_adapter_files(checkpoint: Path, directory: Path, out: Path, agent: st
         adopt(running, import_adapter(directory, running.backbone, like=running))
     except (ValueError, OSError) as error:
         raise _problem(directory, str(error)) from error
-    shutil.copytree(checkpoint, out)
-    running.save_to_path(str((out / _MODULES / agent).resolve()))
+
+    def write(directory: Path) -> None:
+        shutil.copytree(checkpoint, directory, dirs_exist_ok=True)
+        running.save_to_path(str((directory / _MODULES / agent).resolve()))
+
+    write_whole(out.absolute(), manifest, write)
     click.echo(f"{out}")
 
 
@@ -116,6 +125,18 @@ def _adapters(checkpoint: Path, agent: str | None = None) -> dict[str, Any]:
     if agent not in found:
         raise _problem(checkpoint, f"has no adapter {agent!r}. {did_you_mean(agent, found)}")
     return {agent: found[agent]}
+
+
+def _manifest(checkpoint: Path) -> Manifest:
+    """Of a checkpoint that is whole."""
+    from pyarrow.fs import LocalFileSystem
+
+    from rllib_haml.checkpoints.read import CheckpointError, verify
+
+    try:
+        return verify(checkpoint.absolute().as_posix(), LocalFileSystem())
+    except (CheckpointError, FileNotFoundError) as error:
+        raise ConfigError([Problem("rllib adapters", "", str(error))]) from error
 
 
 def _problem(path: Path, text: str) -> ConfigError:

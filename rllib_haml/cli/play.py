@@ -15,6 +15,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 import rllib_haml
 from rllib_haml.algorithms.haml_config import HAMLConfig
+from rllib_haml.checkpoints.read import CheckpointError, check_any
 from rllib_haml.cli.logs import silence_ray
 from rllib_haml.cli.render import Recorder, recording, refusal
 from rllib_haml.config.errors import ConfigError, Problem
@@ -44,7 +45,7 @@ def play(
         verbosity: From 1 on with Ray's logs.
 
     Raises:
-        ConfigError: The environment cannot be rendered.
+        ConfigError: The checkpoint cannot be loaded, or the environment not be rendered.
     """
     rllib_haml.register()
     config = _config_for_playing(checkpoint)
@@ -96,7 +97,10 @@ def _played(samples: list[Any], config: Any) -> Episode:
 def _config_for_playing(checkpoint: Path) -> AlgorithmConfig:
     """The checkpoint's config, shrunk to one environment in this process and to no learner GPU."""
     try:
+        check_any(checkpoint)
         made_of = pickle.loads((checkpoint / "class_and_ctor_args.pkl").read_bytes())
+    except (CheckpointError, FileNotFoundError) as error:
+        raise ConfigError([Problem("rllib evaluate", "", str(error))]) from error
     except (pickle.UnpicklingError, AttributeError, ImportError, EOFError) as error:
         text = f"cannot be read: {error}. Is it whole, and is all the code here that made it?"
         raise ConfigError([Problem("rllib evaluate", str(checkpoint), text)]) from error

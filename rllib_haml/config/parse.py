@@ -210,9 +210,14 @@ class _ExperimentParser:
         return settings
 
     def _check_checkpoint(self, checkpoint: str) -> None:
-        if "://" not in checkpoint and not Path(checkpoint).expanduser().is_dir():
-            text = f"there is no checkpoint directory {checkpoint!r}."
-            self._document.error((*self._path, "restore"), text)
+        from rllib_haml.checkpoints.read import CheckpointError, check_any
+
+        if "://" in checkpoint:
+            return
+        try:
+            check_any(Path(checkpoint))
+        except (CheckpointError, FileNotFoundError) as error:
+            self._document.error((*self._path, "restore"), str(error))
 
     def _checkpoints(self) -> dict[str, Any]:
         at = (*self._path, "checkpoint_config")
