@@ -40,7 +40,7 @@ def report(name: str, results: ResultGrid, path: str, verbosity: int) -> None:
 def _report_adapters(name: str, result: Result) -> None:
     """What each agent ended up with of its own, where agents have adapters."""
     learners = (result.metrics or {}).get(LEARNERS, {})
-    figures = {agent: of for agent, of in learners.items() if "adapter_relative_norm_max" in of}
+    figures = {agent: of for agent, of in sorted(learners.items()) if "adapter_relative_norm_max" in of}
     if not figures:
         return
     from rllib_haml.modules.adapter_audit import audit_table

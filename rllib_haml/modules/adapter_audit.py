@@ -88,7 +88,7 @@ _COLUMNS = {
     "largest": (9, 4, "adapter_relative_norm_max", 1),
     "st.rank": (8, 2, "adapter_stable_rank", 1),
     "cosine": (7, 4, "adapter_cosine", 1),
-    "KL": (9, 4, "adapter_divergence", 1),
+    "KL": (9, 6, "adapter_divergence", 1),
     "rank": (6, 2, "adapter_rank", 1),
     "numbers": (9, 0, "adapter_trainable", 1),
     "KiB": (8, 1, "adapter_stored_bytes", 1024),
