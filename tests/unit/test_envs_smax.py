@@ -234,6 +234,8 @@ def test_it_is_an_rllib_environment_too() -> None:
         assert all(obs[agent] in env.observation_spaces[agent] for agent in obs)
         np.testing.assert_array_equal(infos[playing[0]]["state"], env.state())
         left |= {agent for agent, gone in flags.items() if gone and agent != "__all__"}
+        told = {"win": float(len(left) < len(env.possible_agents))} if flags["__all__"] else None
+        assert all(info.get("outcome") == told for info in infos.values())
         assert truncateds == {"__all__": False}
     assert left
 
