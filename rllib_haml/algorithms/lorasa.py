@@ -23,7 +23,7 @@ from rllib_haml.algorithms.adapter_swap import load_adapter, running_adapter
 from rllib_haml.algorithms.haml import HAML
 from rllib_haml.algorithms.happo import HAPPOConfig
 from rllib_haml.algorithms.phase_switch import PLATEAU, PhaseSwitch
-from rllib_haml.algorithms.warm_start import begin, check_warm_start, located
+from rllib_haml.algorithms.warm_start import begin, check_warm_start, located, standing_alone
 from rllib_haml.learners.lorasa import LoRASALearner
 from rllib_haml.learners.rank_adaptation import RankAdaptation
 from rllib_haml.modules.actor import Actor
@@ -269,6 +269,10 @@ class LoRASA(HAML):
         """
         shares = not self._switch.done and self._switch.step != 0
         load_adapter(self, policy, directory, shares or self.config.adapter_mode == "continue_shared")
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        (config,), keywords = super().get_ctor_args_and_kwargs()
+        return (standing_alone(config),), keywords
 
     def get_state(self, *args: Any, **kwargs: Any) -> StateDict:
         return {**super().get_state(*args, **kwargs), SWITCH: self._switch.get_state()}

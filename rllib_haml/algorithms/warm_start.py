@@ -51,6 +51,13 @@ def check_warm_start(config: Any) -> None:
         )
 
 
+def standing_alone(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` of a run that has begun: its own checkpoints hold what it began with."""
+    began = {"backbone_checkpoint": None, "adapters_checkpoint": None, "new_adapters": "zero"}
+    at_once = {"adapters_from": 0} if config["adapters_checkpoint"] is not None else {}
+    return config | began | at_once
+
+
 def begin(algorithm: Any) -> None:
     """Loads what the algorithm's config names; see `LoRASAConfig.training`."""
     config = algorithm.config

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from test_lorasa import STEPS, config, moved, weights
 
 from rllib_haml import LoRASA
@@ -13,8 +14,9 @@ from rllib_haml import LoRASA
 GROUPS = {"first": ["agent_0"], "others": ["agent_1", "agent_2"]}
 
 
-def test_a_group_is_one_player(ray_cluster: None, tmp_path: Path) -> None:
-    algo = config(STEPS, adapter_mapping_fn=GROUPS).build_algo()
+@pytest.mark.parametrize("scheme", ["sequential", "simultaneous"])
+def test_a_group_is_one_player(ray_cluster: None, tmp_path: Path, scheme: str) -> None:
+    algo = config(STEPS, adapter_mapping_fn=GROUPS, update_scheme=scheme).build_algo()
     start = weights(algo)
     assert moved(start, (algo.train(), weights(algo))[1]) == {"backbone", "critic"}
     learners = algo.train()["learners"]

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from ray.rllib.core.columns import Columns
+from running_state import everything
 from test_lorasa import STEPS, config, moved, weights
 
+from rllib_haml import LoRASA
 from rllib_haml.sampling.parallel import sample_fragments
 
 
@@ -49,6 +51,22 @@ def test_the_next_actions_follow_the_new_adapter(running: Any, tmp_path: Path) -
     learners = running.train()["learners"]
     assert all(learners[agent]["behaviour_gap"] < 1e-4 for agent in acts_like)
     assert learner.get_optimizer("agent_0").state
+
+
+def test_resuming_after_a_swap_is_exact(ray_cluster: None, tmp_path: Path) -> None:
+    whole = config(0, lr=1e-2).build_algo()
+    whole.train()
+    whole.save_adapter("agent_1", tmp_path / "second")
+    whole.load_adapter("agent_0", tmp_path / "second")
+    resumed = LoRASA.from_checkpoint(whole.save_to_path(str(tmp_path / "checkpoint")))
+    for algo in (whole, resumed):
+        algo.train()
+    expected, found = everything(whole), everything(resumed)
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(value, found[key], err_msg=key)
+    whole.stop()
+    resumed.stop()
 
 
 def test_an_adapter_of_a_lower_rank_fits(running: Any, tmp_path: Path) -> None:

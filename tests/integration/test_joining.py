@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune.registry import register_env
 from test_lorasa import weights
 
-from rllib_haml import LoRASAConfig
+from rllib_haml import LoRASA, LoRASAConfig
 
 OBS = {Columns.OBS: torch.rand(9, 4, generator=torch.Generator().manual_seed(0))}
 
@@ -154,6 +155,24 @@ def test_the_critic_goes_on_if_it_sees_as_much(former: Any, caplog: pytest.LogCa
 def test_what_cannot_go_on(former: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         joined(former, **copy.deepcopy(settings))
+
+
+@pytest.mark.parametrize("key", ["adapters_checkpoint", "backbone_checkpoint"])
+def test_a_runs_own_checkpoint_stands_alone(former: Any, tmp_path: Path, key: str) -> None:
+    """The one that it began with may be gone by then."""
+    shutil.copytree(former[0], tmp_path / "first")
+    start: dict[str, Any] = {key: str(tmp_path / "first")}
+    start |= {"adapters_from": 0} if key == "backbone_checkpoint" else {}
+    algo = config(["ann", "bob", "cid"], **start).build_algo()
+    algo.train()
+    path, expected = algo.save_to_path(str(tmp_path / "second")), weights(algo)
+    algo.stop()
+    shutil.rmtree(tmp_path / "first")
+    restored: Any = LoRASA.from_checkpoint(path)
+    for name, tensors in weights(restored).items():
+        assert all(np.array_equal(value, expected[name][tensor]) for tensor, value in tensors.items())
+    assert restored.train()["adapters_train"] == 1.0
+    restored.stop()
 
 
 def test_checkpoints_are_found_from_where_the_config_is_written(tmp_path: Any, monkeypatch: Any) -> None:
