@@ -142,3 +142,14 @@ def test_a_team_that_never_shares_can_be_given_adapters_at_once(running: Any, tm
     assert all(np.array_equal(value, expected[key]) for key, value in given.items())
     assert young.train()["learners"]["agent_2"]["behaviour_gap"] < 1e-4
     young.stop()
+
+
+def test_remote_env_runners_get_it(ray_cluster: None, tmp_path: Path) -> None:
+    """Else the learner would evaluate other policies than those that acted."""
+    algo = config(0, lr=1e-2).env_runners(num_env_runners=1).build_algo()
+    algo.train()
+    algo.save_adapter("agent_1", tmp_path)
+    algo.load_adapter("agent_0", tmp_path)
+    learners = algo.train()["learners"]
+    assert all(learners[agent]["behaviour_gap"] < 1e-4 for agent in ("agent_0", "agent_1", "agent_2"))
+    algo.stop()
