@@ -41,16 +41,29 @@ def component(kind: str, spec: Any, config: Any) -> Any:
     if not isinstance(spec, str | Mapping):
         return spec
     given = {"type": spec} if isinstance(spec, str) else dict(spec)
-    name = given.pop("type", None)
+    if "type" not in given:
+        raise ValueError(f"{kind}={spec!r} has no `type`: name one of {', '.join(KNOWN[kind])}.")
+    name = given.pop("type")
     maker = _maker(kind, name)
     takes = list(inspect.signature(maker).parameters)
     for argument in given:
         if argument not in takes:
             raise ValueError(f"{kind}: {name} takes no {argument!r}. {_hint(argument, takes)}")
-    inherited = {key: getattr(config, key) for key in FROM_CONFIG if key in takes}
+    arguments = {key: getattr(config, key) for key in FROM_CONFIG if key in takes} | given
+    missing = [
+        key
+        for key, parameter in inspect.signature(maker).parameters.items()
+        if key not in arguments
+        and parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if missing:
+        example = ", ".join(f"{key}: ..." for key in missing)
+        needed = " and ".join(missing)
+        raise ValueError(f"{kind}: {name} needs its {needed}. Write {kind}: {{type: {name}, {example}}}.")
     try:
-        return maker(**inherited | given)
-    except TypeError as error:
+        return maker(**arguments)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{kind}: {name} cannot be made of {given}: {error}") from error
 
 

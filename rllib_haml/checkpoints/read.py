@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
+from ray.rllib.algorithms.algorithm import Algorithm
 
 from rllib_haml.checkpoints.manifest import MANIFEST, Manifest, agents_of, digest, present_versions
 from rllib_haml.sampling.team import Team
@@ -122,10 +123,9 @@ def _way_out(path: str, filesystem: fs.FileSystem) -> str:
 
 def _without_manifest(path: str, filesystem: fs.FileSystem) -> str:
     if not _is_file(f"{path}/{CLASS_FILE}", filesystem):
-        return (
-            f"{path} is no checkpoint of an algorithm; one is called `checkpoint_000010` or the like. "
-            f"{_way_out(path, filesystem)}"
-        )
+        within = _checkpoints_in(path, filesystem)
+        hint = f"it holds {within[-1]}: name that one." if within else "one is called `checkpoint_000010`."
+        return f"{path} is no checkpoint of an algorithm; {hint}"
     if (stock := _stock_class(path, filesystem)) is not None:
         return (
             f"{path} is a checkpoint of RLlib's {stock.__name__}, not of this package: load it with "
@@ -134,6 +134,20 @@ def _without_manifest(path: str, filesystem: fs.FileSystem) -> str:
     return (
         f"The checkpoint {path} has no {MANIFEST}: it was not written, or not copied, to its end. "
         f"{_way_out(path, filesystem)}"
+    )
+
+
+def _checkpoints_in(path: str, filesystem: fs.FileSystem) -> list[str]:
+    """Those of the run, or of the runs, whose directory `path` is."""
+    if filesystem.get_file_info(path).type != fs.FileType.Directory:
+        return []
+    # A run's directory lies in its experiment's.
+    runs = [path, *(i.path for i in filesystem.get_file_info(fs.FileSelector(path)) if not i.is_file)]
+    return sorted(
+        info.path
+        for run in runs
+        for info in filesystem.get_file_info(fs.FileSelector(run))
+        if _is_file(f"{info.path}/{Algorithm.METADATA_FILE_NAME}", filesystem)
     )
 
 

@@ -25,8 +25,7 @@ def evaluate(checkpoint: str, episodes: int, render: str | None, verbosity: int)
     """Play a checkpoint without exploration; print mean and spread over the episodes."""
     path = Path(checkpoint).expanduser().resolve()
     if not (path / "class_and_ctor_args.pkl").is_file():
-        text = "is no checkpoint of an algorithm. One is called `checkpoint_000010` or the like."
-        raise ConfigError([Problem("rllib evaluate", str(path), text)])
+        raise ConfigError([Problem("rllib evaluate", "", _reason(path))])
     from rllib_haml.cli.logs import set_up_logs
 
     set_up_logs(verbosity)
@@ -43,6 +42,17 @@ def evaluate(checkpoint: str, episodes: int, render: str | None, verbosity: int)
         click.echo(line)
     for name, values in columns.items():
         click.echo(f"{name:<11}  {_spread(values)}")
+
+
+def _reason(path: Path) -> str:
+    """Why there is no checkpoint at `path`, and where there is one."""
+    from rllib_haml.checkpoints.read import CheckpointError, check_any
+
+    try:
+        check_any(path)
+    except (CheckpointError, FileNotFoundError) as error:
+        return str(error)
+    raise AssertionError(f"{path} was read after all")
 
 
 def _spread(values: list[float]) -> str:

@@ -104,8 +104,8 @@ _OPTIONS = [
     click.option("--restore", metavar="CHECKPOINT", help="Start new trials from a checkpoint."),
     click.option("--resume", is_flag=True, help="Continue an interrupted run, settings unchanged."),
     click.option("--ray-address", metavar="ADDRESS", help="Ray cluster to use: auto, or host:port."),
-    click.option("--ray-num-cpus", type=int, metavar="N", help="CPUs of a local Ray."),
-    click.option("--ray-num-gpus", type=int, metavar="N", help="GPUs of a local Ray."),
+    click.option("--ray-num-cpus", type=click.IntRange(min=0), metavar="N", help="CPUs of a local Ray."),
+    click.option("--ray-num-gpus", type=click.IntRange(min=0), metavar="N", help="GPUs of a local Ray."),
     click.option("--allow-eval", is_flag=True, help='Execute {eval: "..."} expressions of the file.'),
     click.option("-v", "verbosity", count=True, help="Ray's logs and full traces; -vv: more."),
 ]

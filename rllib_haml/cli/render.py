@@ -39,7 +39,10 @@ class Recorder:
     """Writes the recorded frames."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise refusal(f"{directory} cannot be made: {error.strerror}. Name a directory.") from error
         self._directory = directory
 
     def write(self, index: int) -> None:

@@ -35,6 +35,7 @@ def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int
     """
     if options.resume:
         _check_resumable(experiments)
+    _check_storage(experiments)
     start_ray(options)
     try:
         _check_resources(experiments, options)
@@ -69,6 +70,18 @@ def _check_resumable(experiments: list[Experiment]) -> None:
         return
     text = "nothing to resume: no interrupted run in {}. Start one without --resume."
     raise ConfigError([Problem("--resume", e.name, text.format(experiment_path(e))) for e in experiments])
+
+
+def _check_storage(experiments: list[Experiment]) -> None:
+    for experiment in experiments:
+        path = _storage(experiment)
+        if "://" in path:
+            continue
+        try:
+            Path(path).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            text = f"{path} cannot be written to: {error.strerror}. Name a directory."
+            raise ConfigError([Problem("--storage-path", experiment.name, text)]) from error
 
 
 def _check_resources(experiments: list[Experiment], options: TrainOptions) -> None:

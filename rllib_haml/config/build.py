@@ -17,9 +17,10 @@ from rllib_haml.config.legacy import Entry
 from rllib_haml.config.names import try_environment
 from rllib_haml.config.search import contains, expand, is_eval, is_grid
 from rllib_haml.config.settings import Setting
+from rllib_haml.sampling.faults import EnvironmentFault
 
 # What configs raise about their values.
-_MISTAKES = (ValueError, TypeError, AssertionError, ImportError)
+_MISTAKES = (ValueError, TypeError, AssertionError, ImportError, EnvironmentFault)
 
 # Beyond so many points of a search space the others are trusted.
 _MAX_VARIANTS_CHECKED = 256
@@ -122,6 +123,7 @@ def _validate(config: AlgorithmConfig, chosen: list[Choice], path: KeyPath, docu
 
 def _blamed(error: Exception, paths: dict[str, KeyPath], path: KeyPath) -> KeyPath:
     """The first key that the config's message names, or the experiment as a whole."""
+    paths = {"environment": paths.get("env", path), **paths}
     words = re.findall(r"\w+", str(error))
     return next((paths[word] for word in words if word in paths), path)
 

@@ -87,9 +87,11 @@ def read_file(path: str | Path) -> Document:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError([Problem(str(path), "", f"cannot be read: {reason}.")]) from error
+    except OSError as error:
+        raise ConfigError([Problem(str(path), "", f"cannot be read: {error.strerror}.")]) from error
+    except UnicodeDecodeError as error:
+        text = f"is no text in UTF-8 (byte {error.start}). Save it as UTF-8; is it a YAML file?"
+        raise ConfigError([Problem(str(path), "", text)]) from error
     return read_text(text, str(path))
 
 
@@ -105,6 +107,9 @@ def read_text(text: str, name: str) -> Document:
         lines = {path: f"{name}:{line}" for path, line in _walk(node, (), loader)}
     except yaml.YAMLError as error:
         raise ConfigError([_syntax_problem(error, name)]) from error
+    except RecursionError as error:
+        text = "an alias (`*name`) stands within what it names. Write out what is meant."
+        raise ConfigError([Problem(name, "", text)]) from error
     finally:
         loader.dispose()
     return Document(name, data, lines)

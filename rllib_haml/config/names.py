@@ -65,7 +65,10 @@ def check_environment(name: Any) -> None:
     if "." in name or ":" in name:
         load_object(name)
         # RLlib's multi-agent sampler finds registered environments only.
-        register_env(name, resolve_env(name))
+        try:
+            register_env(name, resolve_env(name))
+        except ValueError as error:
+            raise NameProblem(str(error)) from error
         return
     near = did_you_mean(name, registered_envs())
     hint = near if near.startswith("Did") else did_you_mean(name, gym.registry)
@@ -93,7 +96,7 @@ def load_object(path: str) -> Any:
         NameProblem: There is no such object; a missing optional package is named.
     """
     module_name, _, name = path.replace(":", ".").rpartition(".")
-    if not module_name:
+    if not (module_name and name):
         raise NameProblem(f"{path!r} is no import path: write `package.module.Name`.")
     try:
         module = importlib.import_module(module_name)

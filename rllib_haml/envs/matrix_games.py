@@ -122,10 +122,19 @@ class MatrixGame(OneStepGame):
 
     Attributes:
         payoffs: (n_0, ..., n_{N-1}), agent i has n_i actions.
+
+    Raises:
+        ValueError: `payoffs` are no such array.
     """
 
     def __init__(self, payoffs: Any) -> None:
-        self.payoffs = np.asarray(payoffs, np.float64)
+        try:
+            self.payoffs = np.asarray(payoffs, np.float64)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"payoffs={payoffs!r}: expected numbers in nested lists of equal lengths, such as "
+                f"[[1, 0], [0, 2]]"
+            ) from error
         super().__init__("matrix_game", [gym.spaces.Discrete(n) for n in self.payoffs.shape])
 
     def payoff(self, actions: list[Any]) -> float:

@@ -14,6 +14,7 @@ from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
 from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
 
 from rllib_haml.envs.wrappers import wrap
+from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.parallel_team_env import ParallelTeamEnv
 
 Creator = Callable[[Mapping[str, Any]], MultiAgentEnv]
@@ -112,14 +113,21 @@ class PathCreator:
         Raises:
             TypeError: What was made is neither, or does not take these arguments.
             ValueError: `wrappers` are wrong, or given to an environment that takes none.
+            EnvironmentFault: Its own code raised anything else.
         """
         arguments = dict(env_config)
         wrappers = arguments.pop("wrappers", None)
         target = self.load()
-        if isinstance(target, type) and issubclass(target, MultiAgentEnv):
-            made = target(env_config)  # pyright: ignore[reportCallIssue]
-        else:
-            made = _call(self.path, target, arguments, env_config)
+        try:
+            if isinstance(target, type) and issubclass(target, MultiAgentEnv):
+                made = _construct(self.path, target, env_config)
+            else:
+                made = _call(self.path, target, arguments, env_config)
+        except (ValueError, TypeError, ImportError, EnvironmentFault):
+            raise
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}"
+            raise EnvironmentFault(cause, environment=self.path, method="__init__") from error
         return _finish(self.path, made, wrappers)
 
 
@@ -132,6 +140,18 @@ class ObjectCreator(PathCreator):
 
     def load(self) -> Any:
         return self._target
+
+
+def _construct(path: str, target: Any, env_config: Mapping[str, Any]) -> Any:
+    """Calls as RLlib does, with the whole `env_config`."""
+    try:
+        inspect.signature(target).bind(env_config)
+    except TypeError as error:
+        raise TypeError(
+            f"environment {path}: {error}. RLlib hands it `env_config`: write "
+            f"`def __init__(self, config=None)`."
+        ) from error
+    return target(env_config)
 
 
 def _call(

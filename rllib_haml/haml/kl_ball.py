@@ -47,7 +47,7 @@ class KLBall:
     accept_ratio: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.radius > 0:
+        if not (isinstance(self.radius, int | float) and self.radius > 0):
             raise ValueError(f"KLBall: radius={self.radius!r}; expected nats above 0, such as 0.01.")
         if not 0 < self.backtrack_coeff < 1:
             raise ValueError(

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from rllib_haml.modules.encoders import ACTIVATIONS
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -64,6 +66,7 @@ class ModelConfig:
         for layer in self.conv_filters or []:
             if len(layer) != 3:
                 raise ValueError(f"conv_filters has a layer {layer!r}: expected [channels, kernel, stride].")
+        self._check_hidden_layers()
         if self.use_lstm and self.use_gru:
             raise ValueError("use_lstm and use_gru are both set: choose one of them.")
         for key in ("lstm_cell_size", "max_seq_len"):
@@ -77,12 +80,22 @@ class ModelConfig:
         if not 0 < self.initial_std < bound:
             raise ValueError(f"initial_std={self.initial_std} is not between 0 and {bound} (max_std).")
 
+    def _check_hidden_layers(self) -> None:
+        for key in ("fcnet_hiddens", "critic_fcnet_hiddens"):
+            widths = getattr(self, key)
+            if any(width < 1 for width in widths or []):
+                raise ValueError(f"{key}={widths}: expected widths of at least 1, such as [128, 128].")
+        if self.fcnet_activation not in ACTIVATIONS:
+            raise ValueError(
+                f"fcnet_activation={self.fcnet_activation!r} is unknown: use one of {sorted(ACTIVATIONS)}."
+            )
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Strict: an unknown key is an error.
 
         Raises:
-            ValueError: Names the unknown key and the nearest known one.
+            ValueError: Names the unknown key and the nearest known one, or the value that is wrong.
         """
         known = [f.name for f in fields(cls)]
         for key in values:
@@ -90,7 +103,10 @@ class ModelConfig:
                 near = difflib.get_close_matches(key, known, 1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ValueError(f"model_config has no key {key!r}.{hint} Known keys: {', '.join(known)}.")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"model_config: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

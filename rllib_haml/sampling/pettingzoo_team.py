@@ -37,9 +37,9 @@ class PettingZooTeam:
         self.observation_spaces: dict[AgentID, gym.Space] = {}
         self.action_spaces: dict[AgentID, gym.Space] = {}
         for agent in self.agents:
-            obs_space = declared_space(self.name, agent, env.observation_space(agent), "observation")
+            obs_space = declared_space(self.name, agent, env.observation_space, "observation")
             self.observation_spaces[agent] = as_float32(obs_space)
-            self.action_spaces[agent] = declared_space(self.name, agent, env.action_space(agent), "action")
+            self.action_spaces[agent] = declared_space(self.name, agent, env.action_space, "action")
         self.state_space = _state_space(env)
         self.has_state = has_own_state(env)
         self._declared = frozenset(self.agents)

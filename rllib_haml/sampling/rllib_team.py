@@ -39,11 +39,9 @@ class RLlibTeam:
         self.observation_spaces: dict[AgentID, gym.Space] = {}
         self.action_spaces: dict[AgentID, gym.Space] = {}
         for agent in self.agents:
-            obs_space = declared_space(self.name, agent, env.get_observation_space(agent), "observation")
+            obs_space = declared_space(self.name, agent, env.get_observation_space, "observation")
             self.observation_spaces[agent] = as_float32(obs_space)
-            self.action_spaces[agent] = declared_space(
-                self.name, agent, env.get_action_space(agent), "action"
-            )
+            self.action_spaces[agent] = declared_space(self.name, agent, env.get_action_space, "action")
         # An attribute `state` alone is somebody's private variable; with a space it is an offer.
         declared = getattr(env, "state_space", None)
         self.state_space = None if declared is None else box_state_space(declared)

@@ -37,7 +37,7 @@ def leaves(space: gym.Space, path: tuple[Any, ...] = ()) -> list[Leaf]:
     where = f" at {'/'.join(map(str, path))}" if path else ""
     raise TypeError(
         f"cannot sample from {type(space).__name__}{where}: expected Box, Discrete, MultiDiscrete, "
-        "MultiBinary, or a Dict or Tuple of them"
+        "MultiBinary, or a Dict or Tuple of them. Convert it in the environment"
     )
 
 

@@ -6,7 +6,7 @@ here, once, for the fast sampler and for RLlib's own.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -97,12 +97,17 @@ def declared_agents(name: str, possible_agents: Sequence[AgentID] | None) -> tup
     return agents
 
 
-def declared_space(name: str, agent: AgentID, space: Any, kind: str) -> gym.Space:
-    """`space`, if it is one.
+def declared_space(name: str, agent: AgentID, space_of: Callable[[Any], Any], kind: str) -> gym.Space:
+    """The agent's space, if it has one.
 
     Raises:
         EnvironmentFault: The environment declares none of this `kind` for the agent.
     """
+    try:
+        space = space_of(agent)
+    except KeyError as error:
+        cause = f"it has no {kind} space: give every agent of possible_agents one"
+        raise EnvironmentFault(cause, environment=name, agent=agent) from error
     if not isinstance(space, gym.Space):
         raise EnvironmentFault(
             f"its {kind} space is {space!r}, not a gymnasium.Space", environment=name, agent=agent

@@ -437,9 +437,9 @@ def test_a_wrong_choice_names_the_right_ones(key: str, value: str, expected: str
             r"drift='klip' is unknown. Did you mean 'clip'.*joint_clip, kl.*{type: ",
         ),
         ("drift", {"type": "kl", "coef": 1.0}, "kl takes no 'coef'. Did you mean 'coeff'"),
-        ("drift", {"type": "kl"}, r"kl cannot be made of {}: .*coeff"),
+        ("drift", {"type": "kl"}, r"kl needs its coeff"),
         ("drift", "no_such_package.drifts:Mine", "cannot be imported: No module named 'no_such_package'"),
-        ("neighbourhood", {"radius": 0.1}, "neighbourhood=None is unknown"),
+        ("neighbourhood", {"radius": 0.1}, "has no `type`: name one of everywhere, kl_ball"),
     ],
 )
 def test_a_wrong_component_names_the_right_ones(key: str, value: Any, expected: str) -> None:
