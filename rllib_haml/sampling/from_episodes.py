@@ -241,12 +241,11 @@ def _masks(columns: Mapping[AgentID, _AgentRows], team: Team, env_t: int) -> dic
 
 
 def _states(columns: Mapping[AgentID, _AgentRows], space: spaces.Space, length: int) -> np.ndarray:
-    out = np.full((length + 1, *(space.shape or ())), np.nan, np.float32)
+    out, missing = np.zeros((length + 1, *(space.shape or ())), np.float32), np.ones(length + 1, bool)
     for column in columns.values():
         for row, info in column.infos().items():
             if STATE in info:
-                out[row] = info[STATE]
-    missing = np.isnan(out).reshape(length + 1, -1).any(-1)
+                out[row], missing[row] = info[STATE], False
     if missing.any():
         raise ValueError(
             f"No agent's info holds the environment's state (key {STATE!r}) in row {int(missing.argmax())}: "

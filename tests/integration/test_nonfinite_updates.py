@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from fake_envs import ScriptedMultiAgentEnv
+from gymnasium.spaces import Box, Discrete
 from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune.registry import register_env
 
 from rllib_haml import HAPPO, HAMLConfig, HAPPOConfig
@@ -147,6 +149,33 @@ def test_tune_keeps_the_last_good_weights_among_the_checkpoints(
     algo.train()
 
 
+class Stateful(MultiAgentEnv):
+    """Its state is NaN after the second step."""
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        self.possible_agents = self.agents = ["ann", "bob"]
+        self.observation_spaces = {a: Box(-1, 1, (1,), np.float32) for a in self.agents}
+        self.action_spaces = {a: Discrete(2) for a in self.agents}
+        self.state_space = Box(-1, 1, (2,), np.float32)
+
+    def state(self) -> np.ndarray:
+        return np.array([0.0, np.nan if self.time == 2 else 0.0], np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.time = 0
+        return self._look()
+
+    def step(self, action_dict: dict[Any, Any]) -> Any:
+        self.time += 1
+        obs, infos = self._look()
+        return obs, dict.fromkeys(obs, 1.0), {"__all__": False}, {"__all__": self.time == 5}, infos
+
+    def _look(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        obs = {agent: np.zeros(1, np.float32) for agent in self.agents}
+        return obs, {agent: {"state": self.state()} for agent in self.agents}
+
+
 class Watch(RLlibCallback):
     """Its presence makes RLlib's own env runner sample."""
 
@@ -173,4 +202,15 @@ def test_what_the_environment_gave_is_named_whoever_samples(
     algo = settings.build_algo()
     stopping.append(algo)
     with pytest.raises(EnvironmentFault, match=words):
+        algo.train()
+
+
+@pytest.mark.parametrize("callbacks", [None, Watch], ids=["own sampler", "RLlib's sampler"])
+def test_a_state_that_is_not_finite_is_named(callbacks: Any, stopping: list[Any], ray_cluster: Any) -> None:
+    settings = config().environment(Stateful, env_config={})
+    if callbacks:
+        settings.callbacks(callbacks)
+    algo = settings.build_algo()
+    stopping.append(algo)
+    with pytest.raises(EnvironmentFault, match=r"step 2 of its episode.*state\[1\] is nan"):
         algo.train()
