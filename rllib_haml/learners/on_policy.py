@@ -244,8 +244,8 @@ class OnPolicyTeamLearner(TorchLearner):
                 )
         of_team = diagnostics.of_factor(result.log_factor.exp(), advantage.rows)
         self.metrics.log_dict(of_team | {"improvement_lower_bound": bound}, key=ALL_MODULES, window=1)
-        zero = torch.zeros((), device=self._device)
-        return {name: result.reports[name].get("policy_loss", zero) for name in result.order}
+        unknown = torch.full((), torch.nan, device=self._device)
+        return {name: result.reports[name].get("policy_loss", unknown) for name in result.order}
 
     @override(TorchLearner)
     def get_state(self, *args: Any, **kwargs: Any) -> StateDict:
