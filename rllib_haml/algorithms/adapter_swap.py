@@ -62,6 +62,7 @@ def _replace(learner: Any, adapters: dict[str, StateDict]) -> None:
 
 def send_weights(algorithm: Any) -> None:
     """The learners' weights to all env runners, which take none that are as old as their own."""
+    algorithm.sampler.forget()
 
     def forget(env_runner: Any) -> None:
         env_runner._weights_seq_no = 0

@@ -30,12 +30,13 @@ from rllib_haml.checkpoints.whole import WholeCheckpoints
 from rllib_haml.envs.registry import resolve_env
 from rllib_haml.sampling.finite_fragments import check_fragments
 from rllib_haml.sampling.fragment import JointTrainingData, in_batch_order, reunited
-from rllib_haml.sampling.parallel import sample_fragments
+from rllib_haml.sampling.parallel import BatchSampler
 from rllib_haml.sampling.team_returns import TeamReturns
 
 logger = logging.getLogger("rllib_haml")
 
 GENERATORS, TEAM_RETURNS = "generators", "team_returns"
+CRITIC_UPDATE_TIMER = "critic_update_timer"
 NUM_ENV_STEPS_STALE_LIFETIME = "num_env_steps_stale_lifetime"
 
 
@@ -65,6 +66,7 @@ class HAML(WholeCheckpoints, PPO):
             self.config.metrics_num_episodes_for_smoothing, self.config.team_reward, str(self.config.env)
         )
         super().setup(config)
+        self.sampler = BatchSampler(self.env_runner_group, self.config)
 
     def _check_gpus(self) -> None:
         """Refuses now what would otherwise wait for a GPU for ever."""
@@ -101,7 +103,7 @@ class HAML(WholeCheckpoints, PPO):
     @override(PPO)
     def training_step(self) -> None:
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            sample = sample_fragments(self.env_runner_group, self.config)
+            sample = self.sampler.collect()
             self.metrics.aggregate(sample.results, key=ENV_RUNNER_RESULTS)
         self.metrics.log_value(NUM_ENV_STEPS_STALE_LIFETIME, sample.stale_steps, reduce="lifetime_sum")
         fragments = sample.fragments
@@ -117,13 +119,18 @@ class HAML(WholeCheckpoints, PPO):
                 timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps},
             )
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        self._skip_watch.look(self)
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
             self.env_runner_group.sync_weights(
                 from_worker_or_learner_group=self.learner_group,
                 policies=self.config.acting_modules(),
                 inference_only=True,
             )
+        # Who samples needs no critic: remote env runners begin the next batch while it is fitted.
+        self.sampler.begin()
+        with self.metrics.log_time((TIMERS, CRITIC_UPDATE_TIMER)):
+            answers = self.learner_group.foreach_learner(lambda learner: learner.fit_critics())
+            self.metrics.aggregate([answer.get() for answer in answers], key=LEARNER_RESULTS)
+        self._skip_watch.look(self)
 
     # Checkpoints.
 
@@ -154,6 +161,9 @@ class HAML(WholeCheckpoints, PPO):
 
     @override(PPO)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        if self.env_runner_group is not None:
+            self.sampler.forget()
+
         # Everyone applies weights only if they are newer than their own: forget how new these are, so
         # that an older checkpoint can be restored into a running algorithm.
         def forget(component: Any, _: Any = None) -> None:

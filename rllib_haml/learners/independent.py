@@ -29,6 +29,7 @@ class IndependentLearner(OnPolicyTeamLearner):
 
     @override(OnPolicyTeamLearner)
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
+        self._end_update()
         joint = JointBatch.of(batch, self._critic_ids()[0])
         rows, losses = self._rows(joint), {}
         for name, player in self._players(joint).items():
@@ -36,5 +37,5 @@ class IndependentLearner(OnPolicyTeamLearner):
             own = replace(joint, states=joint.states[:, self._seen[name]], any_active=acted)
             values, advantage = self._critics[own_critic(name)].estimate(own, rows)
             losses |= self._sweep({name: player}, advantage)
-            losses[own_critic(name)] = self._fit_critic(own_critic(name), values, advantage)
+            self._fit_later(own_critic(name), values, advantage)
         return {}, losses, {}

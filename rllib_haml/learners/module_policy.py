@@ -36,6 +36,7 @@ class ModulePolicy:
         optimizer: torch.optim.Optimizer,
     ):
         self.module, self._parameters, self.optimizer = module, list(parameters), optimizer
+        columns = {k: _match(v, next(module.parameters()).dtype) for k, v in columns.items()}
         kind = module.get_train_action_dist_cls()
         self.family: Family = kind.family if issubclass(kind, FamilyDistribution) else RLlibFamily(kind)
         self.inputs = {k: columns[k] for k in (Columns.OBS, ACTION_MASK) if k in columns}
@@ -84,7 +85,8 @@ class RecurrentPolicy(ModulePolicy):
         self._unit = joint.unit_begins(max_seq_len)[steps].cumsum(0) - 1
         self._sequences = Sequences.of(joint.fragment[steps], self._unit, self.active.T)
         # (F · K, ...)
-        self._first = tree.map_structure(lambda x: x.flatten(0, 1), columns[Columns.STATE_IN])
+        first = tree.map_structure(lambda x: x.flatten(0, 1), columns[Columns.STATE_IN])
+        self._first = _match(first, next(self.module.parameters()).dtype)
         self._before = self._unrolled()
 
     def _unrolled(self) -> Any:
@@ -110,3 +112,7 @@ class RecurrentPolicy(ModulePolicy):
 
         logp, entropy = self.family.log_prob(parameters, actions), self.family.entropy(parameters)
         return Evaluation(by_agent(logp), by_agent(entropy), by_agent(parameters))
+
+
+def _match(values: Any, dtype: torch.dtype) -> Any:
+    return tree.map_structure(lambda x: x.to(dtype) if x.is_floating_point() else x, values)

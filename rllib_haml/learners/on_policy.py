@@ -6,14 +6,13 @@ import logging
 from typing import Any
 
 import torch
-import tree
 from ray.rllib.core import ALL_MODULES
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.numpy import convert_to_numpy
 from ray.rllib.utils.schedules.scheduler import Scheduler
-from ray.rllib.utils.typing import StateDict
+from ray.rllib.utils.typing import ResultDict, StateDict
 from torch import Tensor
 
 from rllib_haml.haml import AdaptiveDrift, Drift, JointRows, NotFinite, Player, Policy, SweepResult, sweep
@@ -22,11 +21,11 @@ from rllib_haml.learners.advantages import TeamAdvantage
 from rllib_haml.learners.batch import JointBatch
 from rllib_haml.learners.collectives import all_reduce, broadcast
 from rllib_haml.learners.module_policy import ModulePolicy, RecurrentPolicy
+from rllib_haml.learners.sequences import common_seq_len
 from rllib_haml.learners.skipped_updates import SkippedUpdates
 from rllib_haml.learners.state_values import StateValues
 from rllib_haml.learners.team_critic import TeamCritic
 from rllib_haml.modules.critic import CRITIC, Critic
-from rllib_haml.modules.model_config import ModelConfig
 
 logger = logging.getLogger("rllib_haml")
 SWEEP_SEED, DRIFTS, CRITIC_MEMORIES = "sweep_seed", "drifts", "critic_memories"
@@ -36,8 +35,9 @@ WARN_BEHAVIOUR_GAP = 1e-4
 
 
 class OnPolicyTeamLearner(TorchLearner):
-    """Runs the whole update in one call of `_update`: the sweep owns its epochs and minibatches.
+    """Runs the whole sweep in one call of `update`: it owns its epochs and minibatches.
 
+    `fit_critics` is the rest of the update; a caller who leaves it out has it done before the next one.
     Several learners hold equal weights without DDP: every gradient, mean and count is summed over them,
     and all random numbers depend on (seed, number of the update, policy, epoch) alone.
     """
@@ -59,9 +59,11 @@ class OnPolicyTeamLearner(TorchLearner):
             broadcast(t.data for t in [*module.parameters(), *module.buffers()])
         self._sweep_seed = self._agree_on_seed()
         self.skipped = SkippedUpdates(self.module)
+        self._unfitted: list[tuple[str, StateValues, TeamAdvantage, tuple[int, ...]]] = []
+        self._timesteps: dict[str, Any] = {}
         # Kept from update to update: some adapt.
         self._drifts = {name: self._make_drift(name) for name in self._policy_ids()}
-        self._max_seq_len = _max_seq_len(self.module)
+        self._max_seq_len = common_seq_len(self.module)
         self._critics = {
             critic_id: TeamCritic(
                 self.module[critic_id].unwrapped(),
@@ -128,11 +130,12 @@ class OnPolicyTeamLearner(TorchLearner):
 
     @override(TorchLearner)
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
+        self._end_update()
         joint = JointBatch.of(batch)
         rows = self._rows(joint)
         values, advantage = self._critics[CRITIC].estimate(joint, rows)
         losses = self._sweep(self._players(joint), advantage)
-        losses[CRITIC] = self._fit_critic(CRITIC, values, advantage)
+        self._fit_later(CRITIC, values, advantage)
         return {}, losses, {}
 
     def _sweep(self, players: dict[str, Player], advantage: TeamAdvantage) -> dict[str, Tensor]:
@@ -187,7 +190,6 @@ class OnPolicyTeamLearner(TorchLearner):
     def _policy(self, module_id: str, columns: dict[str, Any], joint: JointBatch) -> ModulePolicy:
         optimizer = self.get_optimizer(module_id)
         module = self.module[module_id].unwrapped()
-        columns = {k: _match_dtype(v, _dtype(module)) for k, v in columns.items()}
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         policy: dict[str, Any] = {"columns": columns, "parameters": parameters, "optimizer": optimizer}
         if self._max_seq_len is not None and module.is_stateful():
@@ -203,15 +205,30 @@ class OnPolicyTeamLearner(TorchLearner):
                 kl = step.rows.mean(step.move(result.after[name]).kl(), step.player.policy.active)
                 drift.adapt(float(all_reduce(kl)))
 
-    def _fit_critic(self, critic_id: str, values: StateValues, advantage: TeamAdvantage) -> Tensor:
-        """Returns the last loss."""
+    def _fit_later(self, critic_id: str, values: StateValues, advantage: TeamAdvantage) -> None:
         place = len(values.joint.policies) + list(self._critics).index(critic_id)
-        report, fault = self._critics[critic_id].fit(
-            values, advantage, (self._sweep_seed, self._weights_seq_no, place)
-        )
-        self._count(critic_id, fault)
-        self.metrics.log_dict(report, key=critic_id, window=1)
-        return report.get("vf_loss", torch.full((), torch.nan))
+        key = (self._sweep_seed, self._weights_seq_no, place)
+        self._unfitted.append((critic_id, values, advantage, key))
+
+    def fit_critics(self) -> ResultDict:
+        """Ends the update: the critics' epochs, then new learning rates. Returns their metrics."""
+        self._end_update()
+        return self.metrics.reduce()
+
+    def _end_update(self) -> None:
+        if not self._unfitted:
+            return
+        for critic_id, values, advantage, key in self._unfitted:
+            report, fault = self._critics[critic_id].fit(values, advantage, key)
+            self._count(critic_id, fault)
+            self.metrics.log_dict(report, key=critic_id, window=1)
+        self._unfitted.clear()
+        super().after_gradient_based_update(timesteps=self._timesteps)
+
+    @override(TorchLearner)
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Learning rates wait for `fit_critics`, as the critics' epochs do."""
+        self._timesteps = timesteps
 
     def _count(self, module_id: str, fault: NotFinite | None) -> None:
         self.metrics.log_dict(self.skipped.count(module_id, fault), key=module_id, window=1)
@@ -262,6 +279,7 @@ class OnPolicyTeamLearner(TorchLearner):
     @override(TorchLearner)
     def set_state(self, state: StateDict) -> None:
         super().set_state(state)
+        self._unfitted.clear()
         self._sweep_seed = state.get(SWEEP_SEED, self._sweep_seed)
         self.skipped.set_state(state.get(SKIPPED_UPDATES, {}))
         for name, known in state.get(CRITIC_MEMORIES, {}).items():
@@ -271,30 +289,3 @@ class OnPolicyTeamLearner(TorchLearner):
         for name, values in state.get(DRIFTS, {}).items():
             drift: Any = self._drifts[name]
             drift.load_state_dict({k: torch.as_tensor(v) for k, v in values.items()})
-
-
-def _dtype(module: torch.nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype
-
-
-def _match_dtype(value: Any, dtype: torch.dtype) -> Any:
-    return tree.map_structure(lambda x: x.to(dtype) if x.is_floating_point() else x, value)
-
-
-def _max_seq_len(modules: Any) -> int | None:
-    """The steps of truncated backpropagation that all recurrent modules have in common; None without any.
-
-    Raises:
-        ValueError: If they differ.
-    """
-    default = ModelConfig.max_seq_len
-    lengths = {
-        n: m.unwrapped().model_config.get("max_seq_len", default)
-        for n, m in modules.items()
-        if m.is_stateful()
-    }
-    if len(set(lengths.values())) > 1:
-        raise ValueError(
-            f"max_seq_len differs, {lengths}: minibatches hold the same sequences of all, give them one."
-        )
-    return next(iter(lengths.values()), None)

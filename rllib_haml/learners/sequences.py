@@ -10,6 +10,8 @@ import torch
 import tree
 from torch import Tensor
 
+from rllib_haml.modules.model_config import ModelConfig
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -125,3 +127,22 @@ def _at(states: Any, index: Tensor) -> Any:
 def _put(states: Any, index: Tensor, values: Any) -> None:
     for state, value in zip(tree.flatten(states), tree.flatten(values), strict=True):
         state[index] = value
+
+
+def common_seq_len(modules: Any) -> int | None:
+    """The steps of truncated backpropagation that all recurrent modules have in common; None without any.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    default = ModelConfig.max_seq_len
+    lengths = {
+        n: m.unwrapped().model_config.get("max_seq_len", default)
+        for n, m in modules.items()
+        if m.is_stateful()
+    }
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"max_seq_len differs, {lengths}: minibatches hold the same sequences of all, give them one."
+        )
+    return next(iter(lengths.values()), None)

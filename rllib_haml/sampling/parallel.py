@@ -12,6 +12,7 @@ from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.from_episodes import as_fragments
 
 logger = logging.getLogger("rllib_haml")
+_TAG = "train batch"
 
 
 def _sample(env_runner: Any) -> tuple[list[Any], Any] | EnvironmentFault:
@@ -36,36 +37,67 @@ class Sample(NamedTuple):
     stale_steps: int
 
 
-def sample_fragments(env_runner_group: Any, config: Any) -> Sample:
-    """Samples until the env steps of a train batch are there.
+class BatchSampler:
+    """Train batches from all env runners, which may work on one before it is asked for.
 
-    Raises:
-        EnvironmentFault: If an environment is at fault; it names agent, sub-environment and step.
+    Args:
+        env_runner_group: Of the algorithm.
+        config: The algorithm's.
     """
-    samples: list[Any] = []
-    results: list[Any] = []
-    steps = 0
-    while steps < config.total_train_batch_size:
-        if env_runner_group.num_remote_workers() > 0:
-            answers = env_runner_group.foreach_env_runner(
-                _sample, local_env_runner=False, timeout_seconds=config.sample_timeout_s
-            )
-        else:
-            answers = [_sample(env_runner_group.local_env_runner)]
-        if not answers:
-            logger.warning(
-                "No env runner returned samples within sample_timeout_s=%s: is an environment stuck, or "
-                "slower than that?",
-                config.sample_timeout_s,
-            )
-            break
-        for answer in answers:
-            if isinstance(answer, EnvironmentFault):
-                raise answer
-            samples += answer[0]
-            results.append(answer[1])
-            steps += int(answer[1][NUM_ENV_STEPS_SAMPLED])
-    fragments = as_fragments(samples, config)
+
+    def __init__(self, env_runner_group: Any, config: Any):
+        self._group, self._config = env_runner_group, config
+
+    def begin(self) -> None:
+        """Lets remote env runners sample the next batch with the weights that they have been sent."""
+        if self._is_remote:
+            self._group.foreach_env_runner_async(_sample, tag=_TAG)
+
+    def forget(self) -> None:
+        """Waits for what was begun, and drops it: other weights, or another state, count from now on."""
+        if self._is_remote:
+            self._group.fetch_ready_async_reqs(tags=_TAG, timeout_seconds=self._config.sample_timeout_s)
+
+    def collect(self) -> Sample:
+        """Samples until the env steps of a train batch are there.
+
+        Raises:
+            EnvironmentFault: If an environment is at fault; it names agent, sub-environment and step.
+        """
+        samples: list[Any] = []
+        results: list[Any] = []
+        steps = 0
+        while steps < self._config.total_train_batch_size:
+            answers = self._answers()
+            if not answers:
+                logger.warning(
+                    "No env runner returned samples within sample_timeout_s=%s: is an environment stuck, or "
+                    "slower than that?",
+                    self._config.sample_timeout_s,
+                )
+                break
+            for answer in answers:
+                if isinstance(answer, EnvironmentFault):
+                    raise answer
+                samples += answer[0]
+                results.append(answer[1])
+                steps += int(answer[1][NUM_ENV_STEPS_SAMPLED])
+        return _newest(as_fragments(samples, self._config), results)
+
+    @property
+    def _is_remote(self) -> bool:
+        return self._group.num_remote_workers() > 0
+
+    def _answers(self) -> list[Any]:
+        if not self._is_remote:
+            return [_sample(self._group.local_env_runner)]
+        # Those who are still at work are not asked again.
+        self.begin()
+        answers = self._group.fetch_ready_async_reqs(tags=_TAG, timeout_seconds=self._config.sample_timeout_s)
+        return [answer for _, answer in answers]
+
+
+def _newest(fragments: list[JointFragment], results: list[Any]) -> Sample:
     newest = max((f.weights_seq_no for f in fragments), default=0)
     fresh = [f for f in fragments if f.weights_seq_no == newest]
     stale_steps = sum(map(len, fragments)) - sum(map(len, fresh))

@@ -13,7 +13,6 @@ from running_state import everything
 from test_lorasa import STEPS, config, moved, weights
 
 from rllib_haml import LoRASA
-from rllib_haml.sampling.parallel import sample_fragments
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def test_the_next_actions_follow_the_new_adapter(running: Any, tmp_path: Path) -
     assert not learner.get_optimizer("agent_0").state
     assert learner.get_optimizer("agent_2").state
     acts_like = {"agent_0": "agent_1", "agent_1": "agent_1", "agent_2": "agent_2"}
-    fragments = sample_fragments(running.env_runner_group, running.config).fragments
+    fragments = running.sampler.collect().fragments
     for agent, policy in acts_like.items():
         found = np.concatenate([log_probs(policies[policy], f, agent) for f in fragments])
         expected = np.concatenate([f.logp[agent] for f in fragments])

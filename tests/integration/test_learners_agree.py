@@ -92,6 +92,7 @@ def trained(
     updates: int,
     learner_class: type = Float64Learner,
     model: dict[str, Any] | None = None,
+    ends_updates: bool = True,
     **training: Any,
 ) -> Any:
     settings = config(num_learners, learner_class, **training)
@@ -102,6 +103,8 @@ def trained(
         results = algo.learner_group.update(
             training_data=data, timesteps={"num_env_steps_sampled_lifetime": 109 * update}
         )
+        if ends_updates or update == updates - 1:
+            algo.learner_group.foreach_learner(lambda learner: learner.fit_critics())
     every = algo.learner_group.foreach_learner(lambda learner: weights(learner))
     algo.stop()
     return [answer.get() for answer in every], results
@@ -155,6 +158,13 @@ class ForgetfulLearner(Float64Learner):
         return super()._update(batch, **kwargs)
 
 
+def test_an_update_that_was_not_ended_is_before_the_next(one: Any) -> None:
+    """Whoever drives the learners and knows nothing of `fit_critics` gets the same weights."""
+    (alone,), _ = one
+    (late,), _ = trained(0, updates=5, ends_updates=False)
+    assert distance(late, alone) == 0.0
+
+
 def test_a_remote_learner_equals_the_local_one(one: Any) -> None:
     (alone,), _ = one
     (remote,), _ = trained(1, updates=5)
@@ -202,6 +212,7 @@ def first_gradients(num_learners: int) -> list[dict[str, np.ndarray]]:
     algo = config(num_learners, RecordingLearner, **whole).build_algo()
     data = JointTrainingData(episodes=in_batch_order(fragments(0)))
     algo.learner_group.update(training_data=data, timesteps={"num_env_steps_sampled_lifetime": 0})
+    algo.learner_group.foreach_learner(lambda learner: learner.fit_critics())
     kept = [answer.get() for answer in algo.learner_group.foreach_learner(lambda learner: learner.first)]
     algo.stop()
     return kept

@@ -159,7 +159,8 @@ def test_value_targets_enter_the_normaliser_where_anyone_acted() -> None:
     assert not joint.any_active.all()
     values, estimated = learner._critics["critic"].estimate(joint, whole(joint))
     advantage, before = estimated.plain, values.before[~joint.last]
-    learner._fit_critic("critic", values, estimated)
+    learner._fit_later("critic", values, estimated)
+    learner.fit_critics()
     scale = 0.1  # root of the variance floor: the unit of values before the first update
     returns = (advantage + scale * before)[joint.any_active].double().numpy()
     mean, variance = learner.module["critic"].value_norm.mean_var()
@@ -190,6 +191,7 @@ def test_an_update_moves_the_trained_policies_and_the_critic() -> None:
         learner = make_learner(policies_to_train=to_train)
         before = weights(learner)
         learner._update(columns_of(learner, fragments(learner.config.team)))
+        learner.fit_critics()
         assert moved(learner, before) == expected | {"critic"}
 
 
@@ -236,10 +238,12 @@ def test_a_rank_without_rows_joins_every_collective_and_ends_with_equal_weights(
     first, second = make_learner(entropy_coeff=0.01), make_learner(entropy_coeff=0.01)
     start = weights(first)
     first._update(columns_of(first, fragments(first.config.team)))
+    first.fit_critics()
     calls = len(log)
     assert calls > 20
     replay(True)
     second._update(columns_of(second, []))
+    second.fit_critics()
     assert log == [], "both ranks issue the same collectives"
     for key, value in weights(first).items():
         assert torch.equal(value, weights(second)[key]), key
