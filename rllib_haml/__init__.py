@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from rllib_haml.algorithms.happo import HAPPO, HAPPOConfig
     from rllib_haml.algorithms.hatrpo import HATRPO, HATRPOConfig
     from rllib_haml.algorithms.ippo import IPPO, IPPOConfig
-    from rllib_haml.algorithms.lorasa import LoRASA, LoRASAConfig
+    from rllib_haml.algorithms.lorasa import LoRASA
+    from rllib_haml.algorithms.lorasa_config import LoRASAConfig
     from rllib_haml.algorithms.mappo import MAPPO, MAPPOConfig
 
 ALGORITHMS = ("A2PO", "HAA2C", "HAKL", "HAML", "HAPPO", "HATRPO", "IPPO", "LoRASA", "MAPPO")
 _PUBLIC = {name: f"rllib_haml.algorithms.{name.lower()}" for name in ALGORITHMS}
 _PUBLIC |= {f"{name}Config": module for name, module in _PUBLIC.items()}
-_PUBLIC["HAMLConfig"] = "rllib_haml.algorithms.haml_config"
+_PUBLIC |= {f"{name}Config": f"rllib_haml.algorithms.{name.lower()}_config" for name in ("HAML", "LoRASA")}
 
 __all__ = [
     "A2PO",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ray.rllib.utils.annotations import override
@@ -13,14 +11,13 @@ from rllib_haml.algorithms import ppo_keys
 from rllib_haml.algorithms.components import component
 from rllib_haml.algorithms.sampler_choice import choose_env_runner
 from rllib_haml.algorithms.team_config import TeamConfig
-from rllib_haml.haml import Drift, DriftCheck, FixedOrder, Neighbourhood, Order, check_drift
+from rllib_haml.algorithms.theory import checked, warn_where_theory_ends
+from rllib_haml.haml import Drift, DriftCheck, FixedOrder, Neighbourhood, Order
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
 from rllib_haml.sampling.team import Team, TeamReward
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-logger = logging.getLogger("rllib_haml")
 
 # Settings of RLlib that the update and the fast sampler do not read, with the value that means "off".
 WITHOUT_EFFECT = {
@@ -188,7 +185,7 @@ class HAMLConfig(TeamConfig):
 
     def drift_check(self) -> DriftCheck:
         """Whether the drift meets the conditions of HAML's guarantee, tried on every kind of action."""
-        return _check_drift(self.make_drift(), self.compound_clip)
+        return checked(self.make_drift(), self.compound_clip)
 
     def make_neighbourhood(self) -> Neighbourhood:
         """U^i."""
@@ -216,7 +213,7 @@ class HAMLConfig(TeamConfig):
             self._check_policies(team)
         super().validate()
         self._choose_env_runner()
-        self._warn_where_theory_ends()
+        warn_where_theory_ends(self)
 
     def _choose_env_runner(self) -> None:
         """Remembers what was chosen here, so that a later change of the config can choose anew."""
@@ -276,36 +273,3 @@ class HAMLConfig(TeamConfig):
         if callable(chosen):
             return bool(chosen(policy, None))
         return chosen is None or policy in chosen
-
-    def _warn_where_theory_ends(self) -> None:
-        if self.team is None or self.in_evaluation or self.update_scheme != "sequential":
-            return
-        shared = {m: a for m, a in self.team.members().items() if len(a) > 1}
-        if shared:
-            _say_once(
-                f"Policies shared by several agents, {shared}, move as one: their surrogate takes each "
-                f"member's ratio by itself, so it is the group's joint one, and HAML's guarantee holds, to "
-                f"first order only. Leave `policies` and `policy_mapping_fn` unset (LoRASA: "
-                f"`adapter_mapping_fn: agent`) for a policy per agent."
-            )
-        if not self.drift_check().holds:
-            _say_once(self.drift_check().message)
-        if self.entropy_coeff:
-            _say_once(
-                f"entropy_coeff={self.entropy_coeff}: an entropy bonus has a gradient at the present policy, "
-                f"so HAML's guarantee holds for the regularised return only approximately."
-            )
-
-
-@lru_cache(maxsize=64)
-def _check_drift(drift: Drift, compound_clip: float | None) -> DriftCheck:
-    return check_drift(drift, compound_clip=compound_clip)
-
-
-_said: set[str] = set()
-
-
-def _say_once(message: str) -> None:
-    if message not in _said:
-        _said.add(message)
-        logger.warning(message)

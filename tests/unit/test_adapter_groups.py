@@ -11,7 +11,7 @@ from fake_envs import NAMES
 from test_algorithm_config import Twins
 
 from rllib_haml import LoRASAConfig
-from rllib_haml.algorithms import haml_config
+from rllib_haml.algorithms import theory
 from rllib_haml.algorithms.adapter_groups import adapter_mapping, policy_of_role
 from rllib_haml.config import load_experiments
 
@@ -101,12 +101,12 @@ def test_two_answers_are_too_many() -> None:
 
 
 def test_a_group_is_told_how_far_the_theory_goes(caplog: pytest.LogCaptureFixture) -> None:
-    haml_config._said.clear()
+    theory._said.clear()
     config(adapter_mapping_fn=GROUPS).validate()
     (said,) = [r.getMessage() for r in caplog.records if "move as one" in r.getMessage()]
     assert "{'legs': ['scout', 'anchor']}" in said
     assert "`adapter_mapping_fn: agent`" in said
-    haml_config._said.clear()
+    theory._said.clear()
     caplog.clear()
     config().validate()
     assert not [r for r in caplog.records if "move as one" in r.getMessage()]

@@ -23,7 +23,7 @@ from ray.tune.registry import register_env
 
 import rllib_haml
 from rllib_haml import HAPPO, HAMLConfig, HAPPOConfig, MAPPOConfig
-from rllib_haml.algorithms import haml_config, ppo_keys
+from rllib_haml.algorithms import ppo_keys, theory
 from rllib_haml.algorithms.sampler_choice import EPISODE_CALLBACKS, why_stock
 from rllib_haml.haml import (
     ClipDrift,
@@ -267,7 +267,7 @@ def test_agents_that_share_a_policy_need_equal_spaces() -> None:
 
 def test_shared_policies_that_move_in_sequence_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
     """A simultaneous update never claimed the theorem."""
-    haml_config._said.clear()
+    theory._said.clear()
     for scheme, warnings in (("simultaneous", 0), ("sequential", 1), ("sequential", 1)):
         made = config(env=Twins).multi_agent(policy_mapping_fn=lambda *_, **__: "walkers")
         made.training(update_scheme=scheme).validate()
