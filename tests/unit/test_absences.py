@@ -90,6 +90,7 @@ class Recorded:
         monkeypatch.setattr(on_policy, "sweep", kept)
         connector = JointBatchConnector(config.team, config.team_reward, "cpu", "absences")
         self.learner._update(connector(rl_module=None, batch={}, episodes=self.fragments))
+        self.learner.fit_critics()
         self.after = {name: self._copy(name) for name in (*NAMES, "critic")}
 
     def _copy(self, name: str) -> dict[str, torch.Tensor]:

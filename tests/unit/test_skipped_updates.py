@@ -19,6 +19,12 @@ from rllib_haml.sampling.finite_fragments import check_fragments
 ALL = {"scout", "carrier", "anchor", "critic"}
 
 
+def update(learner: Any, batch: dict[str, Any]) -> None:
+    """The sweep, then the critic's epochs."""
+    learner._update(batch)
+    learner._end_update()
+
+
 def poison(learner: Any, module_id: str) -> tuple[Any, str]:
     """NaN in the gradient of a module's last weight from now on; how to take it away, and its name."""
     name, parameter = [(n, p) for n, p in learner.module[module_id].named_parameters() if p.requires_grad][-1]
@@ -43,18 +49,18 @@ def test_the_poisoned_module_stays_bit_for_bit_and_the_others_move(
     """The critic's value normaliser too; when the poison is gone, it goes on."""
     learner = make_learner(neighbourhood=neighbourhood)
     batch = columns_of(learner, fragments(learner.config.team))
-    learner._update(batch)
+    update(learner, batch)
     before, steps = weights(learner), moments(learner, module_id)
     hook, tensor = poison(learner, module_id)
     for row in (1, 2):
-        learner._update(batch)
+        update(learner, batch)
         assert counts(learner, module_id) == (row, row)
     assert moved(learner, before) == ALL - {module_id}
     assert all(map(torch.equal, moments(learner, module_id), steps))
     assert learner.skipped.causes == {module_id: f"the gradient of {tensor} is not finite"}
     assert all(counts(learner, other) == (0, 0) for other in ALL - {module_id})
     hook.remove()
-    learner._update(batch)
+    update(learner, batch)
     assert moved(learner, before) == ALL
     assert counts(learner, module_id) == (2, 0)
     assert learner.skipped.causes == {}
@@ -69,7 +75,7 @@ def test_control_without_the_guard_weights_become_nan(monkeypatch: pytest.Monkey
     batch = columns_of(learner, fragments(learner.config.team))
     for module_id in ("carrier", "critic"):
         poison(learner, module_id)
-    learner._update(batch)
+    update(learner, batch)
     for module_id in ("carrier", "critic"):
         assert any(not p.isfinite().all() for p in learner.module[module_id].parameters())
 
@@ -79,10 +85,10 @@ def test_an_advantage_that_is_not_finite_moves_nobody_and_is_named(column: str) 
     """A NaN reward, or a state that the critic values NaN, given to the learner directly."""
     learner = make_learner()
     batch = columns_of(learner, fragments(learner.config.team))
-    learner._update(batch)
+    update(learner, batch)
     before = weights(learner)
     batch["critic"][column][2] = float("nan")
-    learner._update(batch)
+    update(learner, batch)
     assert moved(learner, before) == set()
     assert learner.skipped.causes == dict.fromkeys(ALL, "the advantage is not finite")
 
@@ -93,7 +99,7 @@ def test_an_adaptive_drift_does_not_learn_from_an_update_that_was_not_applied() 
     told: list[str] = []
     for name, drift in learner._drifts.items():
         drift.adapt = lambda kl, name=name: told.append(name)
-    learner._update(columns_of(learner, fragments(learner.config.team)))
+    update(learner, columns_of(learner, fragments(learner.config.team)))
     assert sorted(told) == ["anchor", "scout"]
 
 
@@ -101,12 +107,12 @@ def test_lifetime_counts_are_checkpointed_and_patience_is_not() -> None:
     learner, other = make_learner(), make_learner()
     poison(learner, "carrier")
     batch = columns_of(learner, fragments(learner.config.team))
-    learner._update(batch)
+    update(learner, batch)
     other.set_state(learner.get_state())
-    other._update(batch)
+    update(other, batch)
     assert counts(other, "carrier") == (1, 0)
     poison(other, "carrier")
-    other._update(batch)
+    update(other, batch)
     assert counts(other, "carrier") == (2, 1)
 
 
