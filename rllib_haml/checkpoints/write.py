@@ -27,6 +27,7 @@ def write_whole(path: Path, manifest: Manifest, write: Callable[[Path], None]) -
         FileExistsError: There is something else at `path`.
         OSError: As `write` raises it: a full disk, ...
     """
+    path = path.resolve()
     _check_place(path)
     # Beside it: a rename needs the same file system. An earlier attempt may have been killed.
     aside, former = (path.with_name(f".{path.name}.{word}") for word in ("writing", "former"))

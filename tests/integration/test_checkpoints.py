@@ -13,12 +13,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from pyarrow import fs
+from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.columns import Columns
 from test_nonfinite_updates import config, modules_moved, weights
 
 from rllib_haml import HAPPO, MAPPO, HAMLConfig, HAPPOConfig, HATRPOConfig
+from rllib_haml.checkpoints.manifest import MANIFEST
 from rllib_haml.checkpoints.read import CheckpointError
 from rllib_haml.cli.app import rllib
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
@@ -105,6 +107,28 @@ def test_another_file_system(saved: Any, stopping: list[Any], tmp_path: Path) ->
     again = HAPPO.from_checkpoint("bucket/checkpoint", filesystem=store)
     stopping.append(again)
     assert modules_moved(before, weights(again)[0]) == set()
+
+
+def test_tune_on_another_file_system(ray_cluster: Any, stopping: list[Any], tmp_path: Path) -> None:
+    """Tune uploads what was written here; a run goes on from what it downloads."""
+    store = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    [result] = tune.Tuner(
+        "HAPPO",
+        param_space=config(),
+        run_config=tune.RunConfig(
+            storage_path="bucket",
+            storage_filesystem=store,
+            name="run",
+            stop={"training_iteration": 2},
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
+            verbose=0,
+        ),
+    ).fit()
+    assert result.error is None
+    assert next(tmp_path.rglob(MANIFEST)).is_relative_to(tmp_path / "bucket" / "run")
+    algo = HAPPO.from_checkpoint(result.checkpoint)
+    stopping.append(algo)
+    assert algo.train()["training_iteration"] == 3
 
 
 def test_a_part_of_a_checkpoint(saved: Any, stopping: list[Any]) -> None:

@@ -63,6 +63,15 @@ def test_nothing_else_is_left_and_a_second_one_replaces_the_first(path: Path) ->
     assert word_of(path.parent / "empty") == "third"
 
 
+def test_a_link_is_followed(path: Path) -> None:
+    link = path.with_name("last")
+    link.symlink_to(path.name)
+    write_whole(link, manifest(), contents("second"))
+    assert word_of(path) == word_of(link) == "second"
+    assert link.is_symlink()
+    assert len(list(path.parent.iterdir())) == 2
+
+
 def killed(directory: Path) -> None:
     contents("second")(directory)
     os._exit(9)
