@@ -70,7 +70,7 @@ class WholeCheckpoints(Algorithm):
             super().restore_from_path(path, *args, component=component, filesystem=filesystem, **kwargs)
             return
         with _verified(path, filesystem) as (directory, manifest):
-            refuse_foreign(directory, manifest, type(self), self.config.team)
+            refuse_foreign(str(path), manifest, type(self), self.config.team)
             super().restore_from_path(directory, *args, **kwargs)
 
     @classmethod
