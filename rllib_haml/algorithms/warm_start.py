@@ -15,6 +15,8 @@ from ray.rllib.utils.typing import StateDict
 
 from rllib_haml.algorithms.adapter_swap import on_every_learner, running_adapter, send_weights
 from rllib_haml.algorithms.phase_switch import PLATEAU
+from rllib_haml.checkpoints.manifest import MANIFEST
+from rllib_haml.checkpoints.read import check_any
 from rllib_haml.modules.adapter import BACKBONE, Adapter
 from rllib_haml.modules.adapter_fit import adopt
 from rllib_haml.modules.critic import CRITIC
@@ -78,7 +80,9 @@ def shared_policy_of(path: str) -> RLModule:
 
     Raises:
         ValueError: There is none.
+        CheckpointError: It is damaged.
     """
+    _check_intact(path)
     for name in (BACKBONE, "shared"):
         if (Path(path) / MODULES / name).is_dir():
             return RLModule.from_checkpoint(str((Path(path) / MODULES / name).resolve()))
@@ -88,12 +92,19 @@ def shared_policy_of(path: str) -> RLModule:
     )
 
 
+def _check_intact(path: str) -> None:
+    if Path(path, MANIFEST).is_file():
+        check_any(Path(path))
+
+
 def former_team(path: str) -> dict[str, Any]:
     """The modules of the checkpoint at `path`, adapters bound to their backbone.
 
     Raises:
         ValueError: It is none of LoRASA.
+        CheckpointError: It is damaged.
     """
+    _check_intact(path)
     found: dict[str, Any] = {}
     if (Path(path) / MODULES).is_dir():
         team: Any = TeamModule.from_checkpoint(str((Path(path) / MODULES).resolve()))

@@ -11,6 +11,7 @@ import torch
 from running_state import everything
 
 from rllib_haml import LoRASA, LoRASAConfig, MAPPOConfig
+from rllib_haml.checkpoints.read import CheckpointError
 
 STEPS = 120  # of one iteration
 
@@ -132,3 +133,8 @@ def test_mappos_shared_policy_can_be_the_backbone(ray_cluster: None, tmp_path: P
     algo.stop()
     with pytest.raises(ValueError, match="holds no shared policy: expected the checkpoint of MAPPO"):
         config(0, backbone_checkpoint=str(tmp_path)).build_algo()
+    weights_file = next(Path(path).glob("learner_group/learner/rl_module/shared/module_state.*"))
+    weights_file.write_bytes(weights_file.read_bytes()[:-1])
+    for key in ("backbone_checkpoint", "adapters_checkpoint"):
+        with pytest.raises(CheckpointError, match="module_state"):
+            config("plateau", **{key: str(path)}).build_algo()
