@@ -21,3 +21,11 @@ def everything(algo: Any) -> dict[str, np.ndarray]:
         found |= {f"sampler/{name}/{k}": v.numpy().copy() for k, v in module.state_dict().items()}
     found["generator"] = algo.env_runner._generator.get_state().numpy()
     return found
+
+
+def assert_same_everywhere(one: Any, other: Any) -> None:
+    """Two running algorithms are equal to the last bit."""
+    expected, found = everything(one), everything(other)
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(value, found[key], err_msg=key)

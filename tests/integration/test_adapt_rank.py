@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running_state import everything
+from running_state import assert_same_everywhere
 from test_lorasa import AGENTS, config
 
 from rllib_haml import LoRASA
@@ -50,10 +50,7 @@ def test_ranks_fall_and_stay_down(ray_cluster: None, tmp_path: Path) -> None:
     resumed = LoRASA.from_checkpoint(path)
     for _ in range(2):
         resumed.train()
-    expected, found = everything(algo), everything(resumed)
-    assert expected.keys() == found.keys()
-    for key, value in expected.items():
-        np.testing.assert_array_equal(value, found[key], err_msg=key)
+    assert_same_everywhere(algo, resumed)
     algo.stop()
     resumed.stop()
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from running_state import everything
+from running_state import assert_same_everywhere
 from test_lorasa import AGENTS, STEPS, config, moved, weights
 
 from rllib_haml import LoRASA
@@ -87,10 +86,7 @@ def test_turns_go_on_after_a_resume(ray_cluster: None, tmp_path: Path, stop_afte
     whole.train()
     resumed = LoRASA.from_checkpoint(checkpoint)
     resumed.train()
-    expected, found = everything(whole), everything(resumed)
-    assert expected.keys() == found.keys()
-    for key, value in expected.items():
-        np.testing.assert_array_equal(value, found[key], err_msg=key)
+    assert_same_everywhere(whole, resumed)
     whole.stop()
     resumed.stop()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ray.rllib.core.columns import Columns
-from running_state import everything
+from running_state import assert_same_everywhere
 from test_lorasa import STEPS, config, moved, weights
 
 from rllib_haml import LoRASA
@@ -60,10 +60,7 @@ def test_resuming_after_a_swap_is_exact(ray_cluster: None, tmp_path: Path) -> No
     resumed = LoRASA.from_checkpoint(whole.save_to_path(str(tmp_path / "checkpoint")))
     for algo in (whole, resumed):
         algo.train()
-    expected, found = everything(whole), everything(resumed)
-    assert expected.keys() == found.keys()
-    for key, value in expected.items():
-        np.testing.assert_array_equal(value, found[key], err_msg=key)
+    assert_same_everywhere(whole, resumed)
     whole.stop()
     resumed.stop()
 

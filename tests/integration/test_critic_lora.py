@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from running_state import everything
+from running_state import assert_same_everywhere
 from test_lorasa import STEPS, config, weights
 
 from rllib_haml import LoRASA
@@ -58,10 +58,7 @@ def test_resuming_is_exact(ray_cluster: None, tmp_path: Path, stop_after: int) -
     for _ in range(3 - stop_after):
         whole.train()
         resumed.train()
-    expected, found = everything(whole), everything(resumed)
-    assert expected.keys() == found.keys()
-    for key, value in expected.items():
-        np.testing.assert_array_equal(value, found[key], err_msg=key)
+    assert_same_everywhere(whole, resumed)
     whole.stop()
     resumed.stop()
 

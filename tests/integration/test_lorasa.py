@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from running_state import everything
+from running_state import assert_same_everywhere
 
 from rllib_haml import LoRASA, LoRASAConfig, MAPPOConfig
 from rllib_haml.checkpoints.read import CheckpointError
@@ -104,10 +104,7 @@ def test_resuming_is_exact(ray_cluster: None, tmp_path: Path, stop_after: int) -
     resumed = LoRASA.from_checkpoint(checkpoint)
     for _ in range(4 - stop_after):
         resumed.train()
-    expected, found = everything(whole), everything(resumed)
-    assert expected.keys() == found.keys()
-    for key, value in expected.items():
-        np.testing.assert_array_equal(value, found[key], err_msg=key)
+    assert_same_everywhere(whole, resumed)
     whole.stop()
     resumed.stop()
 

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
-from running_state import everything
+from running_state import assert_same_everywhere
 from test_lorasa import moved, weights
 
 from rllib_haml import LoRASA, LoRASAConfig
@@ -166,10 +166,7 @@ def test_resuming_is_exact(ray_cluster: None, tmp_path: Path, stop_after: int) -
     whole.train()
     resumed = LoRASA.from_checkpoint(checkpoint)
     resumed.train()
-    expected, found = everything(whole), everything(resumed)
-    assert expected.keys() == found.keys()
-    for key, value in expected.items():
-        np.testing.assert_array_equal(value, found[key], err_msg=key)
+    assert_same_everywhere(whole, resumed)
     whole.stop()
     resumed.stop()
 
