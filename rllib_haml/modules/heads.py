@@ -33,7 +33,8 @@ class Head(nn.Module):
         return parameters if action_mask is None else self.family.masked(parameters, action_mask)
 
     def parameters_of(self, features: Tensor) -> Tensor:
-        raise NotImplementedError
+        """(..., size) outputs → (..., family.size) parameters. Every head defines its own."""
+        raise NotImplementedError(f"{type(self).__name__} defines no parameters_of")
 
 
 class GaussianHead(Head):

@@ -60,7 +60,7 @@ class Memory(nn.Module):
     @staticmethod
     def step(inputs: Tensor, hidden: Tensor, state: State) -> State:
         """One time step: (..., gates · H) of the input and of the last output → the next state."""
-        raise NotImplementedError
+        raise NotImplementedError("Every kind of memory defines its own step.")
 
 
 class GRU(Memory):

@@ -1,4 +1,4 @@
-"""One Ray for the whole test session."""
+"""One Ray for the whole test session, and algorithms that end with their test."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -29,3 +30,12 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def stopping() -> Iterator[list[Any]]:
+    """Algorithms to stop even if the test fails: their learners hold CPUs."""
+    algorithms: list[Any] = []
+    yield algorithms
+    for algo in algorithms:
+        algo.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,6 @@ from rllib_haml.checkpoints.manifest import MANIFEST
 from rllib_haml.checkpoints.read import CheckpointError
 from rllib_haml.cli.app import rllib
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
-
-
-@pytest.fixture
-def stopping() -> Iterator[list[Any]]:
-    """Algorithms to stop even if the test fails: their learners hold CPUs."""
-    algorithms: list[Any] = []
-    yield algorithms
-    for algo in algorithms:
-        algo.stop()
 
 
 @pytest.fixture(scope="module")

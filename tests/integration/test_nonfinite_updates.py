@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +44,6 @@ def config(num_learners: int = 0, **training: Any) -> HAMLConfig:
         .rl_module(model_config={"fcnet_hiddens": [8]})
         .debugging(seed=1)
     )
-
-
-@pytest.fixture
-def stopping() -> Iterator[list[Any]]:
-    """Algorithms to stop even if the test fails: their learners hold CPUs."""
-    algorithms: list[Any] = []
-    yield algorithms
-    for algo in algorithms:
-        algo.stop()
 
 
 def poison(learner: Any) -> None:
