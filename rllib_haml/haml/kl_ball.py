@@ -121,6 +121,9 @@ class KLBall:
 def conjugate_gradient(product: Product, b: Tensor, iterations: int) -> Tensor:
     """(P,) x with A x ≈ b, from x = 0, for A symmetric and positive definite (Hestenes and Stiefel 1952).
 
+    Residuals are kept orthogonal. Rounding would make them lose it, and every iteration then multiplies what
+    the order of a sum changes, such as how many learners share the rows.
+
     Args:
         product: v ↦ A v.
         b: (P,).
@@ -129,12 +132,16 @@ def conjugate_gradient(product: Product, b: Tensor, iterations: int) -> Tensor:
     x, residual, direction = torch.zeros_like(b), b, b
     square = b @ b
     negligible = torch.finfo(b.dtype).eps ** 2 * square
+    seen: list[Tensor] = []
     for _ in range(iterations):
         if square <= negligible:
             break
+        seen.append(residual / square.sqrt())
         image = product(direction)
         step = square / (direction @ image)
         x, residual = x + step * direction, residual - step * image
+        basis = torch.stack(seen)
+        residual = residual - (basis @ residual) @ basis
         following = residual @ residual
         direction = residual + following / square * direction
         square = following

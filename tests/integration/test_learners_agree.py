@@ -1,23 +1,22 @@
-"""Two learners compute what one learner computes."""
+"""Two learners of RLlib's group compute what one learner computes; here HAPPO, in processes of their own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from fake_envs import NAMES, Script, ScriptedMultiAgentEnv
+from fake_envs import NAMES, ScriptedMultiAgentEnv
+from learner_teams import data, distance, fragments, weights
 from ray.tune.registry import register_env
 
 from rllib_haml import HAPPOConfig
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
-from rllib_haml.sampling.fragment import JointFragment, JointTrainingData, in_batch_order
+from rllib_haml.sampling.fragment import JointFragment
 
-SCRIPT = Script(equal_rewards=True)
-# Unequal, and an odd number of them; the fourth alone outweighs all that a second learner gets.
-LENGTHS = (7, 31, 5, 64, 2)
+ENV = ScriptedMultiAgentEnv(equal_rewards=True)
 
 
 class Float64Learner(OnPolicyTeamLearner):
@@ -31,7 +30,7 @@ class Float64Learner(OnPolicyTeamLearner):
 
 
 def config(num_learners: int, learner_class: type, **training: Any) -> HAPPOConfig:
-    register_env("scripted", lambda env_config: ScriptedMultiAgentEnv(equal_rewards=True))
+    register_env("scripted", lambda env_config: ENV)
     settings = {"num_epochs": 2, "minibatch_size": 37, "critic_minibatch_size": 37, "entropy_coeff": 0.01}
     return (
         HAPPOConfig()
@@ -44,83 +43,28 @@ def config(num_learners: int, learner_class: type, **training: Any) -> HAPPOConf
     )
 
 
-def fragments(seed: int) -> list[JointFragment]:
-    """Random ones: the first is terminal, the second cut by a time limit, `anchor` is absent from some.
-
-    The others go on in the next update, with the lengths in another order.
-    """
-    rng = np.random.default_rng(seed)
-    made = []
-    for index, length in enumerate(lengths(seed)):
-        active = {name: np.ones(length + 1, bool) for name in NAMES}
-        active["anchor"] = rng.random(length + 1) < (0.0 if index == 2 else 0.7)
-        made.append(
-            JointFragment(
-                obs={n: rows(rng, SCRIPT.observation_space(n), length + 1, active[n]) for n in NAMES},
-                actions={n: rows(rng, SCRIPT.action_space(n), length, active[n][:-1]) for n in NAMES},
-                logp={n: np.zeros(length, np.float32) for n in NAMES},
-                active=active,
-                action_mask={},
-                state=None,
-                reward=np.repeat(rng.normal(size=(length, 1)), len(NAMES), axis=1),
-                terminated=index == 0,
-                truncated=index == 1,
-                episode_id=f"e{index}",
-                env_t=sum(lengths(earlier)[index] for earlier in range(seed)) if index > 1 else 0,
-                source=(0, index),
-                weights_seq_no=0,
-            )
-        )
-    return made
-
-
-def lengths(seed: int) -> list[int]:
-    return [*LENGTHS[:2], *np.roll(LENGTHS[2:], seed).tolist()]
-
-
-def rows(rng: np.random.Generator, space: gym.Space, length: int, present: np.ndarray) -> np.ndarray:
-    if isinstance(space, gym.spaces.Discrete):
-        values = rng.integers(space.n, size=length)
-    else:
-        values = rng.normal(size=(length, *(space.shape or ()))).astype(np.float32)
-    values[~present] = 0
-    return values
-
-
 def trained(
     num_learners: int,
     updates: int,
     learner_class: type = Float64Learner,
     model: dict[str, Any] | None = None,
     ends_updates: bool = True,
+    made: Callable[..., list[JointFragment]] = fragments,
     **training: Any,
 ) -> Any:
     settings = config(num_learners, learner_class, **training)
     algo = settings.rl_module(model_config={**settings.model_config, **(model or {})}).build_algo()
     results = None
     for update in range(updates):
-        data = JointTrainingData(episodes=in_batch_order(fragments(update)))  # type: ignore[arg-type]
         results = algo.learner_group.update(
-            training_data=data, timesteps={"num_env_steps_sampled_lifetime": 109 * update}
+            training_data=data(made(update, ENV)),
+            timesteps={"num_env_steps_sampled_lifetime": 109 * update},
         )
         if ends_updates or update == updates - 1:
             algo.learner_group.foreach_learner(lambda learner: learner.fit_critics())
     every = algo.learner_group.foreach_learner(lambda learner: weights(learner))
     algo.stop()
     return [answer.get() for answer in every], results
-
-
-def weights(learner: Any) -> dict[str, np.ndarray]:
-    return {
-        f"{name}/{key}": value.detach().cpu().numpy().copy()
-        for name, module in learner.module.items()
-        for key, value in module.state_dict().items()
-    }
-
-
-def distance(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
-    assert a.keys() == b.keys()
-    return max(float(np.abs(a[key] - b[key]).max()) for key in a)
 
 
 @pytest.fixture(scope="module")
@@ -138,15 +82,12 @@ def test_two_learners_equal_one_in_float64(one: Any) -> None:
     assert distance(alone, start[0]) > 1e-2, "the updates must have moved the weights"
 
 
-def test_two_recurrent_learners_equal_one_in_float64(ray_cluster: Any) -> None:
+def test_control_what_the_critic_remembers_matters(ray_cluster: Any) -> None:
     """Episodes go on from update to update, and are dealt to the other learner."""
     memory = {"use_gru": True, "lstm_cell_size": 8, "max_seq_len": 6}
     (alone,), _ = trained(0, updates=4, model=memory)
-    both, _ = trained(2, updates=4, model=memory)
-    assert distance(both[0], both[1]) == 0.0, "ranks must agree bit for bit"
-    assert distance(both[0], alone) < 1e-9
     (forgetful,), _ = trained(0, updates=4, model=memory, learner_class=ForgetfulLearner)
-    assert distance(forgetful, alone) > 1e-4, "control: what the critic remembers matters"
+    assert distance(forgetful, alone) > 1e-4
 
 
 class ForgetfulLearner(Float64Learner):
@@ -163,6 +104,17 @@ def test_an_update_that_was_not_ended_is_before_the_next(one: Any) -> None:
     (alone,), _ = one
     (late,), _ = trained(0, updates=5, ends_updates=False)
     assert distance(late, alone) == 0.0
+
+
+@pytest.mark.timeout(120)
+def test_a_learner_without_rows_keeps_nobody_waiting(ray_cluster: Any) -> None:
+    def one_fragment(update: int, env: Any) -> list[JointFragment]:
+        return fragments(update, env)[:1]
+
+    (alone,), _ = trained(0, updates=2, made=one_fragment)
+    both, _ = trained(2, updates=2, made=one_fragment)
+    assert distance(both[0], both[1]) == 0.0
+    assert distance(both[0], alone) < 1e-9
 
 
 def test_a_remote_learner_equals_the_local_one(one: Any) -> None:
@@ -210,8 +162,8 @@ class RecordingLearner(OnPolicyTeamLearner):
 def first_gradients(num_learners: int) -> list[dict[str, np.ndarray]]:
     whole = {"minibatch_size": None, "critic_minibatch_size": None, "grad_clip": None, "num_epochs": 1}
     algo = config(num_learners, RecordingLearner, **whole).build_algo()
-    data = JointTrainingData(episodes=in_batch_order(fragments(0)))
-    algo.learner_group.update(training_data=data, timesteps={"num_env_steps_sampled_lifetime": 0})
+    batch = data(fragments(0, ENV))
+    algo.learner_group.update(training_data=batch, timesteps={"num_env_steps_sampled_lifetime": 0})
     algo.learner_group.foreach_learner(lambda learner: learner.fit_critics())
     kept = [answer.get() for answer in algo.learner_group.foreach_learner(lambda learner: learner.first)]
     algo.stop()

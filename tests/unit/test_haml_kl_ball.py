@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,36 @@ def test_conjugate_gradient_equals_solve(size: int) -> None:
     assert apart(solve(500, torch.float32).double(), exact) < 1e-3
     assert apart(solve(size - 1), exact) > 1e-4
     assert conjugate_gradient(lambda v: v, torch.zeros(size), 5).tolist() == [0.0] * size
+
+
+def textbook(a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
+    """Hestenes and Stiefel as it is printed."""
+    x, residual, direction = np.zeros_like(b), b, b
+    for _ in range(steps):
+        length = residual @ residual / (direction @ a @ direction)
+        x, following = x + length * direction, residual - length * (a @ direction)
+        direction = following + (following @ following) / (residual @ residual) * direction
+        residual = following
+    return x
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_sums_is_all_but_forgotten(seed: int) -> None:
+    """The same equations with the unknowns in another order; a few eigenvalues, as a Fisher matrix has."""
+    rng = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(rng.normal(size=(40, 40)))
+    a = (basis * np.r_[np.full(32, 0.1), np.geomspace(0.2, 400, 8)]) @ basis.T
+    a, b, other = (a + a.T) / 2, rng.normal(size=40), rng.permutation(40)
+
+    def apart_by(solve: Callable[..., np.ndarray]) -> float:
+        plain, permuted = solve(a, b, 10), solve(a[other][:, other], b[other], 10)
+        return float(np.linalg.norm(plain[other] - permuted) / np.linalg.norm(plain))
+
+    def ours(a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
+        return conjugate_gradient(lambda v: torch.tensor(a) @ v, torch.tensor(b), steps).numpy()
+
+    assert apart_by(ours) < 1e-12
+    assert apart_by(textbook) > 1e-9, "control: the residuals lose their orthogonality"
 
 
 # --- the line search ----------------------------------------------------------------------------------
