@@ -7,7 +7,6 @@ import random
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo import PPO
@@ -25,6 +24,7 @@ from ray.rllib.utils.typing import ResultDict, StateDict
 from ray.tune.result import SHOULD_CHECKPOINT
 
 from rllib_haml.algorithms.haml_config import HAMLConfig
+from rllib_haml.algorithms.placement import check_placement
 from rllib_haml.algorithms.skip_watch import SkipWatch
 from rllib_haml.checkpoints.whole import WholeCheckpoints
 from rllib_haml.envs.registry import resolve_env
@@ -38,6 +38,8 @@ logger = logging.getLogger("rllib_haml")
 GENERATORS, TEAM_RETURNS = "generators", "team_returns"
 CRITIC_UPDATE_TIMER = "critic_update_timer"
 NUM_ENV_STEPS_STALE_LIFETIME = "num_env_steps_stale_lifetime"
+NUM_ENV_RUNNER_RESTARTS_LIFETIME = "num_env_runner_restarts_lifetime"
+NUM_HEALTHY_ENV_RUNNERS = "num_healthy_env_runners"
 
 
 class HAML(WholeCheckpoints, PPO):
@@ -60,32 +62,15 @@ class HAML(WholeCheckpoints, PPO):
 
     @override(PPO)
     def setup(self, config: AlgorithmConfig) -> None:
-        self._check_gpus()
+        check_placement(self.config)
         self._skip_watch = SkipWatch(self.config.max_consecutive_nonfinite_updates)
         self._team_returns = TeamReturns(
             self.config.metrics_num_episodes_for_smoothing, self.config.team_reward, str(self.config.env)
         )
         super().setup(config)
-        self.sampler = BatchSampler(self.env_runner_group, self.config)
-
-    def _check_gpus(self) -> None:
-        """Refuses now what would otherwise wait for a GPU for ever."""
-        asked = self.config.num_gpus_per_learner
-        if not asked:
-            return
-        if not self.config.num_learners:
-            if not torch.cuda.is_available():
-                raise ValueError(
-                    f"num_gpus_per_learner={asked}, but this process sees no GPU: set it to 0, or put the "
-                    f"learner on a GPU node with num_learners=1."
-                )
-            return
-        learners, there = self.config.num_learners, ray.cluster_resources().get("GPU", 0)
-        if there < asked * learners:
-            raise ValueError(
-                f"num_learners={learners} with num_gpus_per_learner={asked} need {asked * learners} GPUs, "
-                f"the cluster has {there:g}: set num_gpus_per_learner=0, or start Ray on nodes with GPUs."
-            )
+        self.sampler = BatchSampler(
+            self.env_runner_group, self.config, lambda: self.restore_env_runners(self.env_runner_group)
+        )
 
     @override(PPO)
     def step(self) -> ResultDict:
@@ -106,6 +91,8 @@ class HAML(WholeCheckpoints, PPO):
             sample = self.sampler.collect()
             self.metrics.aggregate(sample.results, key=ENV_RUNNER_RESULTS)
         self.metrics.log_value(NUM_ENV_STEPS_STALE_LIFETIME, sample.stale_steps, reduce="lifetime_sum")
+        healthy = self.env_runner_group.num_healthy_remote_workers()
+        self.metrics.log_value(NUM_HEALTHY_ENV_RUNNERS, healthy, window=1)
         fragments = sample.fragments
         if not fragments:
             return
@@ -131,6 +118,15 @@ class HAML(WholeCheckpoints, PPO):
             answers = self.learner_group.foreach_learner(lambda learner: learner.fit_critics())
             self.metrics.aggregate([answer.get() for answer in answers], key=LEARNER_RESULTS)
         self._skip_watch.look(self)
+
+    @override(PPO)
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """Brings env runners that Ray has started again up to date, and counts them."""
+        restored = super().restore_env_runners(env_runner_group)
+        if restored:
+            logger.warning("Env runners %s have been started again.", restored)
+        self.metrics.log_value(NUM_ENV_RUNNER_RESTARTS_LIFETIME, len(restored), reduce="lifetime_sum")
+        return restored
 
     # Checkpoints.
 

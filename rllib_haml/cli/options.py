@@ -30,6 +30,7 @@ class TrainOptions:
     ray_address: str | None
     ray_num_cpus: int | None
     ray_num_gpus: int | None
+    wait_for_nodes: bool | None
     allow_eval: bool
     verbosity: int
 
@@ -106,6 +107,11 @@ _OPTIONS = [
     click.option("--ray-address", metavar="ADDRESS", help="Ray cluster to use: auto, or host:port."),
     click.option("--ray-num-cpus", type=click.IntRange(min=0), metavar="N", help="CPUs of a local Ray."),
     click.option("--ray-num-gpus", type=click.IntRange(min=0), metavar="N", help="GPUs of a local Ray."),
+    click.option(
+        "--wait-for-nodes/--no-wait-for-nodes",
+        default=None,
+        help="Wait where nodes are missing, or fail.  [default: wait if an autoscaler is on]",
+    ),
     click.option("--allow-eval", is_flag=True, help='Execute {eval: "..."} expressions of the file.'),
     click.option("-v", "verbosity", count=True, help="Ray's logs and full traces; -vv: more."),
 ]

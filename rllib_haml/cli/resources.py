@@ -1,51 +1,55 @@
-"""Whether the cluster can ever give an experiment what it asks for; Tune would wait in silence."""
+"""Whether a cluster can hold a trial, and a line now and then while one waits for it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from typing import Any
 
+import click
 import ray
-from ray.tune import PlacementGroupFactory
+from ray.tune import Callback, PlacementGroupFactory
+from ray.tune.experiment import Trial
 
+from rllib_haml.algorithms.placement import alive_nodes, shortage, total
 from rllib_haml.config.experiment import Experiment
 
-# What to change when a resource is short.
-_KEYS = {
-    "CPU": "Lower `num_env_runners` (one CPU each, and one for the algorithm), or --ray-num-cpus N.",
-    "GPU": "Set `num_gpus_per_learner: 0`, or go where a GPU is.",
-}
+_FIRST_LINE_S, _LINE_EVERY_S = 10.0, 30.0
 
 
-def shortage(experiment: Experiment) -> str | None:
+def trial_shortage(experiment: Experiment) -> str | None:
     """What one trial of `experiment` asks of the running Ray beyond what there is, else None."""
     request = experiment.algorithm_class.default_resource_request(experiment.config.to_dict())
     assert isinstance(request, PlacementGroupFactory)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return unsatisfied(request.required_resources, request.bundles, nodes)
+    return shortage(request.bundles, alive_nodes(), "a trial")
 
 
-def unsatisfied(
-    total: Mapping[str, float],
-    bundles: list[dict[str, float]],
-    nodes: list[dict[str, float]],
-) -> str | None:
-    """The first resource of which the nodes have too little, in words.
+class WaitingLines(Callback):
+    """Says what is missing as long as no trial of an experiment can start."""
 
-    Args:
-        total: What a trial asks for altogether.
-        bundles: The parts of it, each of which has to fit on one node.
-        nodes: What each node has.
-    """
-    for name, asked in total.items():
-        there = sum(node.get(name, 0) for node in nodes)
-        if asked > there:
-            text = f"a trial asks for {asked:g} {name}, and Ray has {there:g}."
-            return f"{text} {_KEYS.get(name, '')}".strip()
-    for bundle in bundles:
-        if not any(_fits(bundle, node) for node in nodes):
-            return f"no single node has {bundle}; the largest parts of a trial must fit on one."
-    return None
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._next_line = 0.0
+
+    def setup(self, *args: Any, **info: Any) -> None:
+        """Counts from the start of this process's run, also of a resumed one."""
+        self._next_line = time.monotonic() + _FIRST_LINE_S
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Prints a line if nothing has run since the last one; Tune calls this many times a second."""
+        waiting = [trial for trial in trials if trial.status == Trial.PENDING]
+        if not waiting or any(trial.status == Trial.RUNNING for trial in trials):
+            self._next_line = time.monotonic() + _FIRST_LINE_S
+        elif time.monotonic() > self._next_line:
+            self._next_line = time.monotonic() + _LINE_EVERY_S
+            click.echo(f"{self._name}: waiting: {_why(waiting[0])}", err=True)
 
 
-def _fits(bundle: Mapping[str, float], node: Mapping[str, float]) -> bool:
-    return all(node.get(name, 0) >= asked for name, asked in bundle.items())
+def _why(trial: Trial) -> str:
+    assert isinstance(trial.placement_group_factory, PlacementGroupFactory)
+    bundles = trial.placement_group_factory.bundles
+    missing = shortage(bundles, alive_nodes(), "a trial")
+    if missing:
+        return missing
+    free = ray.available_resources()
+    asked = [f"{amount:g} {name} ({free.get(name, 0):g} free)" for name, amount in total(bundles).items()]
+    return f"a trial asks for {', '.join(asked)}. It starts now, or what is missing is in use by others."

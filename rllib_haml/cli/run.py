@@ -11,11 +11,12 @@ import ray
 from ray import tune
 from ray.tune import Tuner
 
+from rllib_haml.algorithms.autoscaler import autoscaler_is_on
 from rllib_haml.cli.logs import show_worker_logs_of_this_package, silence_ray
 from rllib_haml.cli.options import TrainOptions
 from rllib_haml.cli.progress import ProgressLines
 from rllib_haml.cli.report import report
-from rllib_haml.cli.resources import shortage
+from rllib_haml.cli.resources import WaitingLines, trial_shortage
 from rllib_haml.cli.resume import can_resume, has_ended
 from rllib_haml.config.errors import ConfigError, Problem
 from rllib_haml.config.experiment import Experiment
@@ -85,13 +86,20 @@ def _check_storage(experiments: list[Experiment]) -> None:
 
 
 def _check_resources(experiments: list[Experiment], options: TrainOptions) -> None:
-    short = {experiment.name: shortage(experiment) for experiment in experiments}
+    short = {experiment.name: trial_shortage(experiment) for experiment in experiments}
     problems = [Problem("resources", name, text) for name, text in short.items() if text]
-    if problems and not _cluster(options):
+    if not problems:
+        return
+    if not _may_grow(options):
         raise ConfigError(problems)
     for problem in problems:
-        # Nodes may still join a cluster.
-        logger.warning("%s Waiting for the cluster to grow.", problem)
+        logger.warning("%s Waiting for nodes.", problem)
+
+
+def _may_grow(options: TrainOptions) -> bool:
+    if options.wait_for_nodes is not None:
+        return options.wait_for_nodes
+    return bool(_cluster(options)) and autoscaler_is_on()
 
 
 def _storage(experiment: Experiment) -> str:
@@ -149,6 +157,7 @@ def _new_tuner(experiment: Experiment, options: TrainOptions) -> Tuner:
             verbose=options.verbosity,
             callbacks=[
                 ProgressLines(experiment.name, experiment.num_trials),
+                WaitingLines(experiment.name),
                 *experiment.tune_callbacks,
             ],
             checkpoint_config=tune.CheckpointConfig(**experiment.checkpoints),

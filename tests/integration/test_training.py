@@ -224,7 +224,7 @@ def test_a_gpu_that_is_not_there_is_an_error(ray_cluster: Any) -> None:
 
 
 def test_learners_that_ask_for_gpus_of_a_cluster_without_are_an_error(ray_cluster: Any) -> None:
-    with pytest.raises(ValueError, match="need 2 GPUs, the cluster has 0"):
+    with pytest.raises(ValueError, match="the algorithm asks for 2 GPU, and Ray has 0"):
         small(HAPPOConfig()).learners(num_learners=2, num_gpus_per_learner=1).build_algo()
 
 

@@ -1,14 +1,11 @@
-"""The progress line tells how far, how good, how fast and how long; shortages are told apart."""
+"""The progress line tells how far, how good, how fast and how long; errors say why."""
 
 from __future__ import annotations
 
 import time
 
-import pytest
-
 from rllib_haml.cli.progress import _Start, progress_line
 from rllib_haml.cli.report import cause
-from rllib_haml.cli.resources import unsatisfied
 
 RESULT = {
     "num_env_steps_sampled_lifetime": 3000,
@@ -42,25 +39,6 @@ def test_without_steps_asked_iterations_are_measured():
 def test_before_the_first_episode_ends_there_is_no_return():
     result = {k: v for k, v in RESULT.items() if "return" not in k}
     assert "no episode ended" in progress_line(result, {}, _Start(time.time(), 0))
-
-
-@pytest.mark.parametrize(
-    "bundles, nodes, expected",
-    [
-        ([{"CPU": 1}, {"CPU": 1}], [{"CPU": 2}], None),
-        ([{"CPU": 1}, {"CPU": 1}], [{"CPU": 1}, {"CPU": 1}], None),
-        ([{"CPU": 1}, {"CPU": 3}], [{"CPU": 2}], "asks for 4 CPU, and Ray has 2"),
-        ([{"GPU": 1}], [{"CPU": 2}], "asks for 1 GPU, and Ray has 0"),
-        ([{"GPU": 2}], [{"GPU": 1}, {"GPU": 1}], "no single node"),
-    ],
-)
-def test_shortages(bundles: list, nodes: list, expected: str | None):
-    total: dict[str, float] = {}
-    for bundle in bundles:
-        for name, amount in bundle.items():
-            total[name] = total.get(name, 0) + amount
-    found = unsatisfied(total, bundles, nodes)
-    assert found is None if expected is None else expected in str(found)
 
 
 def test_the_cause_is_the_first_exception_of_the_chain():
