@@ -38,8 +38,6 @@ logger = logging.getLogger("rllib_haml")
 GENERATORS, TEAM_RETURNS = "generators", "team_returns"
 CRITIC_UPDATE_TIMER = "critic_update_timer"
 NUM_ENV_STEPS_STALE_LIFETIME = "num_env_steps_stale_lifetime"
-NUM_ENV_RUNNER_RESTARTS_LIFETIME = "num_env_runner_restarts_lifetime"
-NUM_HEALTHY_ENV_RUNNERS = "num_healthy_env_runners"
 
 
 class HAML(WholeCheckpoints, PPO):
@@ -68,9 +66,7 @@ class HAML(WholeCheckpoints, PPO):
             self.config.metrics_num_episodes_for_smoothing, self.config.team_reward, str(self.config.env)
         )
         super().setup(config)
-        self.sampler = BatchSampler(
-            self.env_runner_group, self.config, lambda: self.restore_env_runners(self.env_runner_group)
-        )
+        self.sampler = BatchSampler(self.env_runner_group, self.config)
 
     @override(PPO)
     def step(self) -> ResultDict:
@@ -91,8 +87,6 @@ class HAML(WholeCheckpoints, PPO):
             sample = self.sampler.collect()
             self.metrics.aggregate(sample.results, key=ENV_RUNNER_RESULTS)
         self.metrics.log_value(NUM_ENV_STEPS_STALE_LIFETIME, sample.stale_steps, reduce="lifetime_sum")
-        healthy = self.env_runner_group.num_healthy_remote_workers()
-        self.metrics.log_value(NUM_HEALTHY_ENV_RUNNERS, healthy, window=1)
         fragments = sample.fragments
         if not fragments:
             return
@@ -118,15 +112,6 @@ class HAML(WholeCheckpoints, PPO):
             answers = self.learner_group.foreach_learner(lambda learner: learner.fit_critics())
             self.metrics.aggregate([answer.get() for answer in answers], key=LEARNER_RESULTS)
         self._skip_watch.look(self)
-
-    @override(PPO)
-    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """Brings env runners that Ray has started again up to date, and counts them."""
-        restored = super().restore_env_runners(env_runner_group)
-        if restored:
-            logger.warning("Env runners %s have been started again.", restored)
-        self.metrics.log_value(NUM_ENV_RUNNER_RESTARTS_LIFETIME, len(restored), reduce="lifetime_sum")
-        return restored
 
     # Checkpoints.
 
