@@ -266,6 +266,8 @@ class OnPolicyTeamLearner(TorchLearner):
 
     @override(TorchLearner)
     def get_state(self, *args: Any, **kwargs: Any) -> StateDict:
+        if kwargs.get("inference_only"):
+            return super().get_state(*args, **kwargs)  # goes to env runners, after every update
         drifts = {k: d.state_dict() for k, d in self._drifts.items() if isinstance(d, torch.nn.Module)}
         memories = {k: c.memory.get_state() for k, c in self._critics.items() if c.memory is not None}
         own = {
