@@ -13,7 +13,7 @@ from ray.tune.experiment import Trial
 from rllib_haml.algorithms.placement import alive_nodes, shortage, total
 from rllib_haml.config.experiment import Experiment
 
-_FIRST_LINE_S, _LINE_EVERY_S = 10.0, 30.0
+_LINE_EVERY_S = 30.0
 
 
 def trial_shortage(experiment: Experiment) -> str | None:
@@ -32,15 +32,16 @@ class WaitingLines(Callback):
 
     def setup(self, *args: Any, **info: Any) -> None:
         """Counts from the start of this process's run, also of a resumed one."""
-        self._next_line = time.monotonic() + _FIRST_LINE_S
+        self._next_line = time.monotonic() + _LINE_EVERY_S
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Prints a line if nothing has run since the last one; Tune calls this many times a second."""
+        now = time.monotonic()
         waiting = [trial for trial in trials if trial.status == Trial.PENDING]
         if not waiting or any(trial.status == Trial.RUNNING for trial in trials):
-            self._next_line = time.monotonic() + _FIRST_LINE_S
-        elif time.monotonic() > self._next_line:
-            self._next_line = time.monotonic() + _LINE_EVERY_S
+            self._next_line = now + _LINE_EVERY_S
+        elif now > self._next_line:
+            self._next_line = now + _LINE_EVERY_S
             click.echo(f"{self._name}: waiting: {_why(waiting[0])}", err=True)
 
 
