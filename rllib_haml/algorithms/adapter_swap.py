@@ -70,8 +70,4 @@ def send_weights(algorithm: Any) -> None:
     for group in (algorithm.env_runner_group, algorithm.eval_env_runner_group):
         if group is not None:
             group.foreach_env_runner(forget)
-    algorithm.env_runner_group.sync_weights(
-        from_worker_or_learner_group=algorithm.learner_group,
-        policies=algorithm.config.acting_modules(),
-        inference_only=True,
-    )
+    algorithm.sampler.take_weights(algorithm.learner_group)

@@ -38,6 +38,8 @@ logger = logging.getLogger("rllib_haml")
 GENERATORS, TEAM_RETURNS = "generators", "team_returns"
 CRITIC_UPDATE_TIMER = "critic_update_timer"
 NUM_ENV_STEPS_STALE_LIFETIME = "num_env_steps_stale_lifetime"
+NUM_ENV_RUNNER_RESTARTS_LIFETIME = "num_env_runner_restarts_lifetime"
+NUM_HEALTHY_ENV_RUNNERS = "num_healthy_env_runners"
 
 
 class HAML(WholeCheckpoints, PPO):
@@ -66,7 +68,9 @@ class HAML(WholeCheckpoints, PPO):
             self.config.metrics_num_episodes_for_smoothing, self.config.team_reward, str(self.config.env)
         )
         super().setup(config)
-        self.sampler = BatchSampler(self.env_runner_group, self.config)
+        self.sampler = BatchSampler(
+            self.env_runner_group, self.config, lambda: self.restore_env_runners(self.env_runner_group)
+        )
 
     @override(PPO)
     def step(self) -> ResultDict:
@@ -87,6 +91,8 @@ class HAML(WholeCheckpoints, PPO):
             sample = self.sampler.collect()
             self.metrics.aggregate(sample.results, key=ENV_RUNNER_RESULTS)
         self.metrics.log_value(NUM_ENV_STEPS_STALE_LIFETIME, sample.stale_steps, reduce="lifetime_sum")
+        healthy = self.env_runner_group.num_healthy_remote_workers()
+        self.metrics.log_value(NUM_HEALTHY_ENV_RUNNERS, healthy, window=1)
         fragments = sample.fragments
         if not fragments:
             return
@@ -101,17 +107,22 @@ class HAML(WholeCheckpoints, PPO):
             )
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
-            self.env_runner_group.sync_weights(
-                from_worker_or_learner_group=self.learner_group,
-                policies=self.config.acting_modules(),
-                inference_only=True,
-            )
+            self.sampler.take_weights(self.learner_group)
         # Who samples needs no critic: remote env runners begin the next batch while it is fitted.
         self.sampler.begin()
         with self.metrics.log_time((TIMERS, CRITIC_UPDATE_TIMER)):
             answers = self.learner_group.foreach_learner(lambda learner: learner.fit_critics())
             self.metrics.aggregate([answer.get() for answer in answers], key=LEARNER_RESULTS)
         self._skip_watch.look(self)
+
+    @override(PPO)
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """Brings env runners that Ray has started again up to date, and counts them."""
+        restored = super().restore_env_runners(env_runner_group)
+        if restored:
+            logger.warning("Env runners %s have been started again.", restored)
+        self.metrics.log_value(NUM_ENV_RUNNER_RESTARTS_LIFETIME, len(restored), reduce="lifetime_sum")
+        return restored
 
     # Checkpoints.
 
@@ -156,3 +167,5 @@ class HAML(WholeCheckpoints, PPO):
             self.env_runner_group.foreach_env_runner(forget)
         self._skip_watch.stuck = ""
         super().restore_from_path(path, *args, **kwargs)
+        if self.env_runner_group is not None:
+            self.sampler.take_weights(self.learner_group)

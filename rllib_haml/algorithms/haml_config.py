@@ -61,8 +61,11 @@ class HAMLConfig(TeamConfig):
         "weight_decay": (0, None),
         "compound_clip": (0, None),
         "max_consecutive_nonfinite_updates": (1, None),
+        "env_step_timeout_s": (0, None),
     }
-    nullable_keys: ClassVar[frozenset[str]] = frozenset({"compound_clip", "huber_delta", "vf_clip_param"})
+    nullable_keys: ClassVar[frozenset[str]] = frozenset(
+        {"compound_clip", "env_step_timeout_s", "huber_delta", "vf_clip_param"}
+    )
 
     def __init__(self, algo_class: type | None = None):
         from rllib_haml.algorithms.haml import HAML  # which imports this file

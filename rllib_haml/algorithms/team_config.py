@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +18,7 @@ from ray.rllib.policy.policy import PolicySpec
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
 
+from rllib_haml._typing import NotProvided
 from rllib_haml.envs.registry import resolve_env
 from rllib_haml.learners.batch import JointBatchConnector, state_images, state_size
 from rllib_haml.modules.actor import Actor
@@ -28,6 +29,9 @@ from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.team import TeamModule
 from rllib_haml.sampling.make_vector import make_vector_team_env
 from rllib_haml.sampling.team import AgentID, Team, TeamReward
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SHARED_POLICY = "shared"
 
@@ -48,6 +52,7 @@ class TeamConfig(PPOConfig):
     Attributes:
         team_reward: How the agents' rewards become one; see `team_reward` of `rllib_haml.sampling.team`.
         use_value_norm: Normalise value targets by their running mean and variance.
+        env_step_timeout_s: See `fault_tolerance`.
         team: The environment's team; None before `validate` has looked at it.
     """
 
@@ -65,10 +70,25 @@ class TeamConfig(PPOConfig):
         super().__init__(algo_class=algo_class)
         self.team_reward: TeamReward = "shared"
         self.use_value_norm = True
+        self.env_step_timeout_s: float | None = 600.0
+        # An env runner that is starting again answers in the next iteration: nobody waits 30 s for it.
+        self.env_runner_health_probe_timeout_s = 1.0
         self.team: Team | None = None
         self._team_key: Any = None
         self._derived_policies: set[str] = set()
         self._derived_mapping: Callable[..., str] | None = None
+
+    def fault_tolerance(self, *, env_step_timeout_s: float | None = NotProvided, **kwargs: Any) -> Self:
+        """Sets what happens when something fails; other keys are RLlib's.
+
+        Args:
+            env_step_timeout_s: An env runner in a process of its own ends, and is started again, when one
+                `reset` or `step` of its environment lasts longer; None: never.
+        """
+        super().fault_tolerance(**kwargs)
+        if env_step_timeout_s is not NotProvided:
+            self.env_step_timeout_s = env_step_timeout_s
+        return self
 
     @property
     def is_multi_agent(self) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import tree
 from ray.rllib.utils.spaces.space_utils import clip_action, get_base_struct_from_space, unsquash_action
 
 AgentID = Hashable
@@ -81,3 +83,22 @@ def _joined(scales: Mapping[AgentID, _Unsquash]) -> tuple[dict[AgentID, slice], 
     stops = np.cumsum([len(scale.low) for scale in scales.values()]).tolist()
     places = [slice(start, stop) for start, stop in pairwise([0, *stops])]
     return dict(zip(scales, places, strict=True)), _Unsquash(low, high)
+
+
+def sub_env_actions(space: gym.Space) -> Callable[[Any], list[Any] | np.ndarray]:
+    """How a batch of actions in `space` is split into one action for each sub-environment.
+
+    Arrays are copied once for the batch: an environment may keep its action, the caller may
+    overwrite its own.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        return lambda batch: np.asarray(batch).tolist()
+    if isinstance(space, (gym.spaces.Dict, gym.spaces.Tuple)):
+        return _unbatch
+    return lambda batch: np.array(batch)  # a copy, unlike np.asarray
+
+
+def _unbatch(batch: Any) -> list[Any]:
+    copied = tree.map_structure(np.array, batch)
+    size = len(tree.flatten(copied)[0])
+    return [tree.map_structure(itemgetter(row), copied) for row in range(size)]

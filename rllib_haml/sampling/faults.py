@@ -17,6 +17,7 @@ class EnvironmentFault(RuntimeError):
         sub_env: Index of the sub-environment in its env runner.
         step: Steps that this episode had taken when the fault was found; 0 is the reset.
         agent: The agent concerned.
+        others: What else went wrong in the same call, in other sub-environments.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class EnvironmentFault(RuntimeError):
         self.sub_env = sub_env
         self.step = step
         self.agent = agent
+        self.others: tuple[EnvironmentFault, ...] = ()
 
     def at(self, *, environment: str, method: str | None, sub_env: int, step: int) -> EnvironmentFault:
         """The same fault with its place; `agent` stays."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from copy import deepcopy
 from functools import partial
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from ray.rllib.callbacks.utils import make_callback
@@ -22,6 +21,7 @@ from rllib_haml.envs.registry import resolve_env
 from rllib_haml.modules.team import TeamAction, TeamModule
 from rllib_haml.sampling.actions import ToEnvActions
 from rllib_haml.sampling.actor_states import ActorStates
+from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.finite import check_finite
 from rllib_haml.sampling.fragment import JointFragment, joined
 from rllib_haml.sampling.make_vector import make_vector_team_env
@@ -29,31 +29,15 @@ from rllib_haml.sampling.masks import MaskCheck
 from rllib_haml.sampling.metrics import EpisodeMetrics, smoothing_window
 from rllib_haml.sampling.random_actions import uniform_actions
 from rllib_haml.sampling.recorder import Recorder
+from rllib_haml.sampling.restarts import Restarts
+from rllib_haml.sampling.stall_guard import StallGuard
 from rllib_haml.sampling.team import Team
-from rllib_haml.sampling.vector_env import TeamStep, VectorTeamEnv
+from rllib_haml.sampling.vector_env import TeamStep
+from rllib_haml.sampling.vector_view import TeamVectorView
 
 logger = logging.getLogger("rllib_haml")
 SAMPLER_STATE = "joint_sampler"
 CHUNK = 200  # rows of the buffers when sampling whole episodes
-
-
-class TeamVectorView:
-    """A VectorTeamEnv with the attributes by which RLlib asks a vector environment for its spaces."""
-
-    def __init__(self, env: VectorTeamEnv):
-        self.team, self.num_envs = env, env.num_envs
-        observation_spaces: Any = env.observation_spaces
-        action_spaces: Any = env.action_spaces
-        self.single_observation_space = gym.spaces.Dict({**observation_spaces})
-        self.single_action_space = gym.spaces.Dict({**action_spaces})
-        self.observation_space, self.action_space = self.single_observation_space, self.single_action_space
-
-    @property
-    def unwrapped(self) -> TeamVectorView:
-        return self
-
-    def close(self) -> None:
-        self.team.close()
 
 
 class JointEnvRunner(MultiAgentEnvRunner):
@@ -86,6 +70,8 @@ class JointEnvRunner(MultiAgentEnvRunner):
             team.action_spaces, normalize=self.config.normalize_actions, clip=self.config.clip_actions
         )
         self._check_masks = MaskCheck(team.action_spaces)
+        self._restarts = Restarts(self.config.restart_failed_sub_environments)
+        self._guard = StallGuard(self.config.env_step_timeout_s, str(self.config.env))
         self._generator = torch.Generator(self._device)
         if self._seed is None:
             self._generator.seed()
@@ -127,14 +113,15 @@ class JointEnvRunner(MultiAgentEnvRunner):
         assert self.env is not None
         assert isinstance(self.module, TeamModule)
         self.module.refresh(self._team.module_of)
-        if force_reset or num_episodes is not None or self._needs_initial_reset:
-            self._reset_all()
-        fragments: list[JointFragment] = []
-        if num_timesteps is not None:
-            fragments = self._roll(-(-num_timesteps // self.num_envs), explore, random_actions)
-        else:
-            fragments = self._roll_episodes(num_episodes or 0, explore, random_actions)
-            self._needs_initial_reset = True
+        self._restarts.begin()
+        with self._guard:
+            if force_reset or num_episodes is not None or self._needs_initial_reset:
+                self._reset_all()
+            if num_timesteps is not None:
+                fragments = self._roll(-(-num_timesteps // self.num_envs), explore, random_actions)
+            else:
+                fragments = self._roll_episodes(num_episodes or 0, explore, random_actions)
+                self._needs_initial_reset = True
         self._episodes.log(self.metrics, fragments, self._log_episode_metrics)
         self.num_env_steps_sampled_lifetime += sum(map(len, fragments))
         return fragments
@@ -147,20 +134,48 @@ class JointEnvRunner(MultiAgentEnvRunner):
             first = self._seed + (self.worker_index or 0) * self.num_envs
             seeds = [first + e for e in range(self.num_envs)]
         self._actor_states = self._make_actor_states()
-        self._now = self._reset(range(self.num_envs), seeds)
+        self._mend(self._reset(range(self.num_envs), seeds))
         self._started, self._needs_initial_reset = True, False
 
     def _make_actor_states(self) -> ActorStates:
         return ActorStates(self.module.initial_states(), self._team.agents, self.num_envs)
 
-    def _reset(self, rows: Iterable[int], seeds: list[int | None]) -> TeamStep:
+    def _reset(self, rows: Iterable[int], seeds: list[int | None]) -> EnvironmentFault | None:
         assert self.env is not None
-        step = self.env.team.reset(list(rows), seeds)
         self._actor_states.restart(list(rows))
         for e in rows:
             self._episodes.start(e, uuid.UUID(bytes=self._random_bytes(16)).hex)
-        self._check(step)
-        return step
+        return self._take(self.env.team.reset, list(rows), seeds)
+
+    def _take(self, call: Callable[..., TeamStep], *args: Any) -> EnvironmentFault | None:
+        """Takes what the environment's `call` shows for the present step, and says what is wrong with it."""
+        assert self.env is not None
+        try:
+            self._now = call(*args)
+            self._guard.beat()
+            check_finite(self._now, self._team.agents, self._episodes.steps, str(self.config.env))
+            self._check_masks(self._now, self._episodes.steps, str(self.config.env))
+        except EnvironmentFault as fault:
+            if fault.sub_env is None or not self._restarts.allowed:
+                raise
+            self._now = self.env.team.reset([], [])
+            return fault
+        return None
+
+    def _mend(self, fault: EnvironmentFault | None, recorder: Recorder | None = None) -> None:
+        """Starts sub-environments that failed anew, without their episodes, until all are sound."""
+        assert self.env is not None
+        while fault is not None:
+            rows = []
+            for one in (fault, *fault.others):
+                assert one.sub_env is not None
+                rows.append(one.sub_env)
+                lost = 0 if recorder is None else recorder.drop(one.sub_env)
+                self._restarts.forgive(one, lost, self.metrics)
+            if hasattr(self.env.team, "renew"):
+                self.env.team.renew(rows)
+            seeds: list[int | None] = [int.from_bytes(self._random_bytes(4), "little") for _ in rows]
+            fault = self._reset(rows, seeds)
 
     def _random_bytes(self, n: int) -> bytes:
         draw = torch.randint(256, (n,), generator=self._generator, device=self._generator.device)
@@ -181,15 +196,15 @@ class JointEnvRunner(MultiAgentEnvRunner):
                 recorder = Recorder(length, self._now, action)
             recorder.see(self._now)
             recorder.act(action)
-            self._now = self.env.team.step(self._to_env(action.actions))
+            fault = self._take(self.env.team.step, self._to_env(action.actions))
             recorder.reward(self._now.reward)
             self._episodes.count_step()
-            self._check(self._now)
+            self._mend(fault, recorder)
             done = self._now.terminated | self._now.truncated
             if done.any():
                 rows = np.flatnonzero(done).tolist()
                 fragments += [self._cut(recorder, e) for e in rows]
-                self._now = self._reset(rows, [None] * len(rows))
+                self._mend(self._reset(rows, [None] * len(rows)), recorder)
                 ended += len(rows)
                 if stop_after is not None and ended >= stop_after:
                     break
@@ -240,10 +255,6 @@ class JointEnvRunner(MultiAgentEnvRunner):
             actor_state=self._actor_states.before_fragment(e),
         )
 
-    def _check(self, step: TeamStep) -> None:
-        check_finite(step, self._team.agents, self._episodes.steps, str(self.config.env))
-        self._check_masks(step, self._episodes.steps, str(self.config.env))
-
     @override(MultiAgentEnvRunner)
     def get_state(
         self,
@@ -257,6 +268,7 @@ class JointEnvRunner(MultiAgentEnvRunner):
             env = self.env.team
             saves = getattr(env, "has_state", False) and self._started
             state[SAMPLER_STATE] = {
+                "worker_index": self.worker_index or 0,
                 "generator": self._generator.get_state().numpy(),
                 "num_envs": self.num_envs,
                 "needs_reset": self._needs_initial_reset,
@@ -273,6 +285,9 @@ class JointEnvRunner(MultiAgentEnvRunner):
         if self.env is None or SAMPLER_STATE not in state:
             return
         own = state[SAMPLER_STATE]
+        if own.get("worker_index", 0) != (self.worker_index or 0):
+            self._begin_anew()
+            return
         self._generator.set_state(torch.from_numpy(np.array(own["generator"])))
         needs_reset = own.get("needs_reset", False)
         if own["env"] is None or own["num_envs"] != self.num_envs:
@@ -292,6 +307,14 @@ class JointEnvRunner(MultiAgentEnvRunner):
         self._actor_states.now.update(deepcopy(own.get("actor_states", {})))
         self._episodes.set_state(own["episodes"])
         self._started, self._needs_initial_reset = True, needs_reset
+
+    def _begin_anew(self) -> None:
+        """Goes on in another's place, or after a restart, without repeating its own first episodes."""
+        if self._seed is not None:
+            number = np.random.SeedSequence([self._seed, self._weights_seq_no]).generate_state(1)
+            self._generator.manual_seed(int(number[0]))
+            self._seed = int(number[0])
+        self._started, self._needs_initial_reset = False, True
 
     @override(MultiAgentEnvRunner)
     def stop(self) -> None:

@@ -44,7 +44,7 @@ def make_vector_team_env(entry_point: Callable[[], Any], num_envs: int) -> Vecto
     # The class's own method, not an inherited one: a subclass may have changed what `step` does.
     if "batch" in vars(kind) and all(type(env) is kind for env in inner):
         return kind.batch(inner)  # pyright: ignore[reportAttributeAccessIssue]
-    return SerialVectorTeamEnv([as_team_env(env) for env in envs])
+    return SerialVectorTeamEnv([as_team_env(env) for env in envs], lambda: as_team_env(entry_point()))
 
 
 def as_team_env(env: Any) -> TeamEnv:

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED
+import ray
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, WEIGHTS_SEQ_NO
 
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.from_episodes import as_fragments
+from rllib_haml.sampling.restarts import NUM_ENV_STEPS_DISCARDED
 
 logger = logging.getLogger("rllib_haml")
 _TAG = "train batch"
+_LINE_EVERY_S = 30.0
 
 
-def _sample(env_runner: Any) -> tuple[list[Any], Any] | EnvironmentFault:
+class EnvRunnersLost(RuntimeError):
+    """No env runner is alive, and none came back in time; the message says what the last one died of."""
+
+
+def _sample(env_runner: Any, weights: Any = None) -> tuple[list[Any], Any] | EnvironmentFault:
     """Runs on the env runner. A fault travels as a value: raised there, RLlib would keep its cause."""
+    if weights is not None:
+        env_runner.set_state(weights)
     try:
         return env_runner.sample(), env_runner.get_metrics()
     except EnvironmentFault as fault:
@@ -27,7 +39,7 @@ class Sample(NamedTuple):
     """What the env runners gave for one train batch.
 
     Attributes:
-        fragments: All sampled with the newest weights; none if no env runner answered in time.
+        fragments: All sampled with the present weights; none if no env runner answered in time.
         results: Each answer's metrics.
         stale_steps: Env steps dropped because older weights had sampled them.
     """
@@ -43,15 +55,34 @@ class BatchSampler:
     Args:
         env_runner_group: Of the algorithm.
         config: The algorithm's.
+        restore: Brings env runners that Ray has started again up to date, and returns which they were.
     """
 
-    def __init__(self, env_runner_group: Any, config: Any):
-        self._group, self._config = env_runner_group, config
+    def __init__(self, env_runner_group: Any, config: Any, restore: Callable[[], list[int]]):
+        self._group, self._config, self._restore = env_runner_group, config, restore
+        self._weights: Any = None
+        self._version = 0
+
+    def take_weights(self, learner_group: Any) -> None:
+        """From now on env runners sample with the learners' present weights.
+
+        They travel with each request for samples. RLlib's own way, a call of each env runner beside it, is
+        left out in silence where the call before has not been answered yet.
+        """
+        modules = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
+        names = [f"{modules}/{name}" for name in self._config.acting_modules()]
+        whole = learner_group.get_state(components=names, inference_only=True)[COMPONENT_LEARNER]
+        state = {key: whole[key] for key in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
+        self._version = state[WEIGHTS_SEQ_NO]
+        if self._group.local_env_runner is not None:
+            self._group.local_env_runner.set_state(state)
+        if self._is_remote:
+            self._weights = ray.put(state)
 
     def begin(self) -> None:
-        """Lets remote env runners sample the next batch with the weights that they have been sent."""
+        """Lets remote env runners sample the next batch."""
         if self._is_remote:
-            self._group.foreach_env_runner_async(_sample, tag=_TAG)
+            self._group.foreach_env_runner_async(_sample, tag=_TAG, kwargs={"weights": self._weights})
 
     def forget(self) -> None:
         """Waits for what was begun, and drops it: other weights, or another state, count from now on."""
@@ -61,15 +92,20 @@ class BatchSampler:
     def collect(self) -> Sample:
         """Samples until the env steps of a train batch are there.
 
+        Joint steps that were dropped with a sub-environment that failed count: no second round is sampled
+        to make up for a few.
+
         Raises:
             EnvironmentFault: If an environment is at fault; it names agent, sub-environment and step.
+            EnvRunnersLost: If all env runners died and none came back.
         """
         samples: list[Any] = []
         results: list[Any] = []
         steps = 0
         while steps < self._config.total_train_batch_size:
+            self._revive()
             answers = self._answers()
-            if not answers:
+            if not answers and self._has_healthy:
                 logger.warning(
                     "No env runner returned samples within sample_timeout_s=%s: is an environment stuck, or "
                     "slower than that?",
@@ -81,25 +117,92 @@ class BatchSampler:
                     raise answer
                 samples += answer[0]
                 results.append(answer[1])
-                steps += int(answer[1][NUM_ENV_STEPS_SAMPLED])
-        return _newest(as_fragments(samples, self._config), results)
+                steps += int(answer[1][NUM_ENV_STEPS_SAMPLED]) + int(
+                    answer[1].get(NUM_ENV_STEPS_DISCARDED, 0)
+                )
+        return _newest(as_fragments(samples, self._config), results, self._version)
 
     @property
     def _is_remote(self) -> bool:
         return self._group.num_remote_workers() > 0
+
+    @property
+    def _has_healthy(self) -> bool:
+        return not self._is_remote or self._group.num_healthy_remote_workers() > 0
 
     def _answers(self) -> list[Any]:
         if not self._is_remote:
             return [_sample(self._group.local_env_runner)]
         # Those who are still at work are not asked again.
         self.begin()
-        answers = self._group.fetch_ready_async_reqs(tags=_TAG, timeout_seconds=self._config.sample_timeout_s)
-        return [answer for _, answer in answers]
+        # The group's own method of this name drops the error that an env runner died of.
+        replies = self._group._worker_manager.fetch_ready_async_reqs(
+            tags=_TAG, timeout_seconds=self._config.sample_timeout_s
+        )
+        for reply in replies:
+            if not reply.ok:
+                self._count_out(reply.actor_id, reply.get())
+        late = self._group.num_in_flight_async_reqs(tag=_TAG)
+        if late and len(replies):
+            logger.warning(
+                "%d env runners need more than sample_timeout_s=%s.", late, self._config.sample_timeout_s
+            )
+        return [reply.get() for reply in replies if reply.ok]
+
+    def _count_out(self, env_runner: int, error: Exception) -> None:
+        """One has died: the others go on, unless nothing was to be tolerated."""
+        if not (self._config.restart_failed_env_runners or self._config.ignore_env_runner_failures):
+            raise error
+        logger.warning(
+            "Env runner %d was lost with what it had sampled of this batch; %d of %d are left%s. Cause: %s",
+            env_runner,
+            self._group.num_healthy_remote_workers(),
+            self._group.num_remote_workers(),
+            ", Ray starts it again" if self._config.restart_failed_env_runners else "",
+            error,
+        )
+
+    def _revive(self) -> None:
+        """Waits until an env runner is alive, for at most `env_runner_restore_timeout_s`.
+
+        Raises:
+            EnvRunnersLost: None is.
+        """
+        limit = self._config.env_runner_restore_timeout_s if self._config.restart_failed_env_runners else 0.0
+        start = told = time.monotonic()
+        while not self._has_healthy:
+            now = time.monotonic()
+            if now - start >= limit:
+                raise EnvRunnersLost(
+                    f"All {self._group.num_remote_workers()} env runners are dead, and none came back within "
+                    f"{limit:g} s (env_runner_restore_timeout_s; 0 without restart_failed_env_runners). "
+                    f"{self._cause()}"
+                )
+            if now - told >= _LINE_EVERY_S:
+                told = now
+                logger.warning(
+                    "No env runner has been alive for %.0f s; the run ends after %g s. %s",
+                    now - start,
+                    limit,
+                    self._cause(),
+                )
+            if not self._restore():
+                time.sleep(0.2)
+
+    def _cause(self) -> str:
+        replies = self._group._worker_manager.foreach_actor(
+            lambda env_runner: env_runner.ping(), healthy_only=False, timeout_seconds=1.0
+        )
+        errors = [f"Env runner {reply.actor_id}: {reply.get()}" for reply in replies if not reply.ok]
+        return (
+            errors[0]
+            if errors
+            else "They do not answer: `ray status` tells whether nodes have room for them."
+        )
 
 
-def _newest(fragments: list[JointFragment], results: list[Any]) -> Sample:
-    newest = max((f.weights_seq_no for f in fragments), default=0)
-    fresh = [f for f in fragments if f.weights_seq_no == newest]
+def _newest(fragments: list[JointFragment], results: list[Any], version: int) -> Sample:
+    fresh = [f for f in fragments if f.weights_seq_no >= version]
     stale_steps = sum(map(len, fragments)) - sum(map(len, fresh))
     if stale_steps:
         logger.warning("Dropped %d env steps that older weights had sampled.", stale_steps)

@@ -16,7 +16,7 @@ class Recorder:
     """Takes in T joint steps of E sub-environments.
 
     Call `see` with what the team sees, `act` with what it does, `reward` with what it got, in turn; `cut`
-    returns one sub-environment's rows since its last cut.
+    returns one sub-environment's rows since its last cut, `drop` forgets them.
 
     Args:
         length: T.
@@ -65,6 +65,12 @@ class Recorder:
         """Ends the joint step."""
         self.rewards[self.t] = reward
         self.t += 1
+
+    def drop(self, e: int) -> int:
+        """Forgets sub-environment e's rows since its last cut, and says how many they were."""
+        lost = self.t - int(self.starts[e])
+        self.starts[e] = self.t
+        return lost
 
     def cut(self, e: int, last: TeamStep, agents: tuple[AgentID, ...], **about: Any) -> JointFragment | None:
         """Sub-environment e's rows since its last cut, followed by what `last` shows; None if none.

@@ -6,20 +6,22 @@ operations that cost tens of nanoseconds.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import tree
 
+from rllib_haml.sampling.actions import sub_env_actions
 from rllib_haml.sampling.columns import ObsColumn
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.masks import ActionMasks
 from rllib_haml.sampling.outcomes import outcome_of
 from rllib_haml.sampling.team_env import AgentID, TeamEnv, TimeStep
 from rllib_haml.sampling.vector_env import TeamStep
+
+logger = logging.getLogger("rllib_haml")
 
 
 class SerialVectorTeamEnv:
@@ -31,14 +33,15 @@ class SerialVectorTeamEnv:
     - A reward given to an agent that did not act (one that died before) is kept in its column.
     - A sub-environment whose episode has ended is not stepped until it is reset; its reward is 0.
     - Where an environment cannot tell its state in its last step, the state before it stays.
+    - One that fails does not keep the others from their step: the fault is raised when all have taken it.
 
     Attributes:
         episode_steps: (E,) int64, steps that each episode has taken.
         has_state: Whether `get_state` and `set_state` work: every environment has its own.
     """
 
-    def __init__(self, teams: Sequence[TeamEnv]) -> None:
-        first = teams[0]
+    def __init__(self, teams: Sequence[TeamEnv], make: Callable[[], TeamEnv] | None = None) -> None:
+        first, self._make = teams[0], make
         self._teams = tuple(teams)
         self.name = first.name
         self.num_envs = len(teams)
@@ -60,7 +63,7 @@ class SerialVectorTeamEnv:
             agent: ObsColumn(space, self.num_envs) for agent, space in self.observation_spaces.items()
         }
         self._masks = ActionMasks(self.observation_spaces, self.action_spaces, self.num_envs)
-        self._feeds = {agent: _feed(space) for agent, space in self.action_spaces.items()}
+        self._feeds = {agent: sub_env_actions(space) for agent, space in self.action_spaces.items()}
         self._acting: list[Sequence[AgentID]] = [()] * self.num_envs
         self._running = [False] * self.num_envs
         self._never_seen = set(self.agents)
@@ -84,35 +87,54 @@ class SerialVectorTeamEnv:
         """See `VectorTeamEnv.reset`.
 
         Raises:
-            EnvironmentFault: The environment raised, or what it returned breaks its interface.
+            EnvironmentFault: An environment raised, or what it returned breaks its interface.
         """
+        faults: list[EnvironmentFault] = []
         for row, seed in zip(rows, seeds, strict=True):
             self.episode_steps[row] = 0
             try:
                 self._write(row, self._teams[row].reset(seed), acted=())
             except Exception as error:
-                raise self._fault(error, "reset", row) from error
+                faults.append(self._fault(error, "reset", row))
+        _raise(faults)
         return self._step
 
     def step(self, actions: Mapping[AgentID, Any]) -> TeamStep:
         """See `VectorTeamEnv.step`.
 
         Raises:
-            EnvironmentFault: The environment raised, or what it returned breaks its interface.
+            EnvironmentFault: An environment raised, or what it returned breaks its interface.
         """
         feeds = {agent: self._feeds[agent](batch) for agent, batch in actions.items()}
-        row = 0
-        try:
-            for row, team in enumerate(self._teams):
-                if not self._running[row]:
-                    self._step.reward[row] = 0.0
-                    continue
-                self.episode_steps[row] += 1
-                acted = self._acting[row]
+        faults: list[EnvironmentFault] = []
+        for row, team in enumerate(self._teams):
+            if not self._running[row]:
+                self._step.reward[row] = 0.0
+                continue
+            self.episode_steps[row] += 1
+            acted = self._acting[row]
+            try:
                 self._write(row, team.step({agent: feeds[agent][row] for agent in acted}), acted)
-        except Exception as error:
-            raise self._fault(error, "step", row) from error
+            except Exception as error:
+                faults.append(self._fault(error, "step", row))
+        _raise(faults)
         return self._step
+
+    def renew(self, rows: Sequence[int]) -> None:
+        """Puts new environments in place of `rows`, which have failed; they are to be reset.
+
+        Those that were not told how to make one keep what they have.
+        """
+        if self._make is None:
+            return
+        teams = list(self._teams)
+        for row in rows:
+            try:
+                teams[row].env.close()
+            except Exception as error:
+                logger.warning("%s, sub-environment %d: close() failed: %s", self.name, row, error)
+            teams[row] = self._make()
+        self._teams = tuple(teams)
 
     def close(self) -> None:
         for team in self._teams:
@@ -256,30 +278,22 @@ class SerialVectorTeamEnv:
             )
 
     def _fault(self, error: Exception, method: str, row: int) -> EnvironmentFault:
-        if not isinstance(error, EnvironmentFault):
-            error = EnvironmentFault(f"it raised {type(error).__name__}: {error}")
-        return error.at(
+        told = error
+        if not isinstance(told, EnvironmentFault):
+            told = EnvironmentFault(f"it raised {type(error).__name__}: {error}")
+        fault = told.at(
             environment=self.name,
             method=method,
             sub_env=row,
             step=int(self.episode_steps[row]),
         )
+        fault.__cause__ = error
+        return fault
 
 
-def _feed(space: gym.Space) -> Callable[[Any], list[Any] | np.ndarray]:
-    """How a batch of actions in `space` is split into one action for each sub-environment.
-
-    Arrays are copied once for the batch: an environment may keep its action, the caller may
-    overwrite its own.
-    """
-    if isinstance(space, gym.spaces.Discrete):
-        return lambda batch: np.asarray(batch).tolist()
-    if isinstance(space, (gym.spaces.Dict, gym.spaces.Tuple)):
-        return _unbatch
-    return lambda batch: np.array(batch)  # a copy, unlike np.asarray
-
-
-def _unbatch(batch: Any) -> list[Any]:
-    copied = tree.map_structure(np.array, batch)
-    size = len(tree.flatten(copied)[0])
-    return [tree.map_structure(itemgetter(row), copied) for row in range(size)]
+def _raise(faults: list[EnvironmentFault]) -> None:
+    """The first of `faults`, which knows the others."""
+    if faults:
+        first, *others = faults
+        first.others = tuple(others)
+        raise first

@@ -37,7 +37,7 @@ class Traffic:
 def recorded(algo: Any) -> Iterator[Traffic]:
     """What `algo`, with remote env runners, sends while this is open."""
     traffic, put = Traffic(), ray.put
-    groups = [group for group in (algo.env_runner_group, algo.eval_env_runner_group) if group is not None]
+    groups = [group for group in (algo.eval_env_runner_group,) if group is not None]
 
     def synchronised(sync: Callable[..., None]) -> Callable[..., None]:
         def called(*args: Any, **kwargs: Any) -> None:
@@ -52,8 +52,8 @@ def recorded(algo: Any) -> Iterator[Traffic]:
             (algo.learner_group, "get_state", traffic.states.append),
         ):
             stack.enter_context(mock.patch.object(owner, method, _keeping(getattr(owner, method), kept)))
-        for group in groups:
-            stack.enter_context(mock.patch.object(group, "sync_weights", synchronised(group.sync_weights)))
+        for owner, method in [(algo.sampler, "take_weights"), *((group, "sync_weights") for group in groups)]:
+            stack.enter_context(mock.patch.object(owner, method, synchronised(getattr(owner, method))))
         yield traffic
 
 

@@ -52,7 +52,7 @@ METHODS: dict[Callable[..., Any], tuple[str, ...]] = {
     Learner.update: ("training_data", "timesteps"),
     LearnerGroup.update: ("training_data", "timesteps"),
     LearnerGroup.foreach_learner: ("func",),
-    EnvRunnerGroup.sync_weights: ("policies", "from_worker_or_learner_group", "inference_only"),
+    LearnerGroup.get_state: ("components",),
     EnvRunnerGroup.foreach_env_runner: ("func", "local_env_runner", "timeout_seconds"),
     TrainingData.shard: ("num_shards", "len_lookback_buffer"),
     Algorithm._get_env_id_and_creator: ("env_specifier", "config"),

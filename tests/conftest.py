@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
 # Test modules share the fakes of the unit tests.
 sys.path.insert(0, str(TESTS / "unit"))
 

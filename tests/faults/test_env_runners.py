@@ -1,0 +1,174 @@
+"""Env runners that die or hang: the others go on, counters stay true, nothing torn or stale is trained on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from faulty_envs import Faulty
+
+from rllib_haml import HAPPOConfig
+from rllib_haml.sampling.fragment import JointFragment
+from rllib_haml.sampling.parallel import EnvRunnersLost
+
+STEPS = 200
+
+
+def config(orders: Path | None = None, runners: int = 2, **faults: Any) -> HAPPOConfig:
+    return (
+        HAPPOConfig()
+        .environment(Faulty, env_config={"orders": orders})
+        .env_runners(num_env_runners=runners, num_envs_per_env_runner=2, num_cpus_per_env_runner=0.5)
+        .training(train_batch_size_per_learner=STEPS, num_epochs=1, critic_num_epochs=1)
+        .rl_module(model_config={"fcnet_hiddens": [8]})
+        .fault_tolerance(**{"restart_failed_env_runners": True} | faults)
+        .debugging(seed=3)
+    )
+
+
+class Watched:
+    """An algorithm, and all that it was given to train on."""
+
+    def __init__(self, settings: HAPPOConfig):
+        self.algo = settings.build_algo()
+        self.batches: list[list[JointFragment]] = []
+        collect = self.algo.sampler.collect
+
+        def watched() -> Any:
+            sample = collect()
+            self.batches.append(sample.fragments)
+            return sample
+
+        self.algo.sampler.collect = watched
+
+    def train(self) -> dict[str, Any]:
+        result = self.algo.train()
+        for fragment in self.batches[-1]:
+            assert fragment.weights_seq_no == self.algo.iteration - 1, "stale"
+            assert np.isfinite(fragment.obs["right"]).all()
+            assert len(fragment.obs["left"]) == len(fragment) + 1, "torn"
+        trained = sum(len(f) for batch in self.batches for f in batch)
+        lifetime = result["env_runners"]["num_env_steps_sampled_lifetime"]
+        assert trained + result["num_env_steps_stale_lifetime"] == lifetime, "counters"
+        return result
+
+    def until(self, happened: Any, iterations: int = 60) -> dict[str, Any]:
+        for _ in range(iterations):
+            result = self.train()
+            if happened(result):
+                return result
+        raise AssertionError(f"not within {iterations} iterations: {result}")
+
+    def pids(self) -> dict[int, int]:
+        manager = self.algo.env_runner_group._worker_manager
+        replies = manager.foreach_actor(lambda env_runner: os.getpid())
+        return {reply.actor_id: reply.get() for reply in replies if reply.ok}
+
+
+@pytest.fixture
+def watch(ray_cluster: None) -> Iterator[Any]:
+    made: list[Watched] = []
+
+    def make(settings: HAPPOConfig) -> Watched:
+        made.append(Watched(settings))
+        return made[-1]
+
+    yield make
+    for watched in made:
+        watched.algo.stop()
+
+
+def test_one_killed_while_it_samples(watch: Any, tmp_path: Path) -> None:
+    team = watch(config(tmp_path))
+    victim = team.pids()[2]
+    assert team.train()["num_healthy_env_runners"] == 2
+    hold = tmp_path / "hold"
+    hold.touch()
+
+    def kill() -> None:
+        os.kill(victim, signal.SIGKILL)
+        hold.unlink()
+
+    threading.Timer(3.0, kill).start()
+    team.until(lambda result: result["num_healthy_env_runners"] == 1)
+    assert {f.source[0] for f in team.batches[-1]} == {1}
+    assert sum(map(len, team.batches[-1])) >= STEPS, "the other one samples the whole batch"
+    back = team.until(lambda result: result["num_healthy_env_runners"] == 2)
+    assert back["num_env_runner_restarts_lifetime"] == 1
+    team.train()
+    assert {f.source[0] for f in team.batches[-1]} == {1, 2}
+    assert team.pids()[2] != victim
+    states = team.algo.env_runner_group.foreach_env_runner(
+        lambda env_runner: env_runner._generator.get_state().numpy(), local_env_runner=False
+    )
+    assert not np.array_equal(*states), "each draws its own actions"
+
+
+def test_one_whose_environment_hangs(watch: Any, tmp_path: Path) -> None:
+    team = watch(config(tmp_path, env_step_timeout_s=2.0).env_runners(sample_timeout_s=1.0))
+    team.train()
+    before = team.pids()
+    (tmp_path / "stall").touch()
+    start = time.monotonic()
+    result = team.until(lambda result: result["num_env_runner_restarts_lifetime"] == 1)
+    assert time.monotonic() - start < 60
+    assert result["num_healthy_env_runners"] == 2
+    assert sorted(set(before.values()) & set(team.pids().values())), "one of them went on all the time"
+    assert not (set(before.values()) >= set(team.pids().values()))
+
+
+def test_an_environment_that_fails_in_an_env_runner(watch: Any, tmp_path: Path) -> None:
+    team = watch(config(tmp_path, restart_failed_sub_environments=True))
+    pids = team.pids()
+    for fault in ("raise@3", "nan@4", "shape@5"):
+        (tmp_path / fault).touch()
+    result = team.until(lambda result: result["env_runners"].get("num_env_step_failures") == 3)
+    assert result["env_runners"]["num_env_steps_discarded_lifetime"] == 3 + 4 + 5
+    assert team.pids() == pids, "no process had to end for it"
+    assert result["num_env_runner_restarts_lifetime"] == 0
+
+
+def test_all_dead_for_a_stated_time_is_an_error_with_the_cause(watch: Any) -> None:
+    team = watch(config(max_num_env_runner_restarts=0, env_runner_restore_timeout_s=2.0))
+    team.train()
+    for pid in team.pids().values():
+        os.kill(pid, signal.SIGKILL)
+    start = time.monotonic()
+    with pytest.raises(EnvRunnersLost, match=r"All 2 env runners are dead.*within 2 s.*Env runner 1: "):
+        team.until(lambda result: False)
+    assert 2.0 < time.monotonic() - start < 30
+
+
+def test_all_killed_and_started_again(watch: Any) -> None:
+    team = watch(config())
+    team.train()
+    for pid in team.pids().values():
+        os.kill(pid, signal.SIGKILL)
+    team.until(lambda result: result["num_env_runner_restarts_lifetime"] >= 1)
+    assert sum(map(len, team.batches[-1])) >= STEPS
+
+
+def test_without_leave_a_loss_ends_the_run(watch: Any) -> None:
+    team = watch(config(restart_failed_env_runners=False))
+    team.train()
+    os.kill(team.pids()[1], signal.SIGKILL)
+    with pytest.raises(Exception, match=r"actor died|ActorDied|died unexpectedly|unavailable"):
+        team.train()
+
+
+def test_a_learner_killed_in_its_update_is_an_error_and_no_hang(watch: Any) -> None:
+    settings = config(runners=0).learners(num_learners=2, num_cpus_per_learner=0.5)
+    team = watch(settings.training(num_epochs=2000, critic_num_epochs=1))
+    [victim, _] = [a.get() for a in team.algo.learner_group.foreach_learner(lambda learner: os.getpid())]
+    threading.Timer(1.0, os.kill, (victim, signal.SIGKILL)).start()
+    start = time.monotonic()
+    with pytest.raises(Exception, match=r"died|Connection closed|Connection reset"):
+        team.train()
+    assert time.monotonic() - start < 60
