@@ -61,7 +61,7 @@ def config() -> HAPPOConfig:
     return (
         HAPPOConfig()
         .environment("matrix_game", env_config={"game": "climbing"})
-        .env_runners(num_env_runners=2, custom_resources_per_env_runner={"env_runner": 1})
+        .env_runners(num_env_runners=1, custom_resources_per_env_runner={"env_runner": 1})
         .training(train_batch_size_per_learner=32)
         .rl_module(model_config={"fcnet_hiddens": [8]})
     )
