@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -90,10 +91,12 @@ def _check_resources(experiments: list[Experiment], options: TrainOptions) -> No
     problems = [Problem("resources", name, text) for name, text in short.items() if text]
     if not problems:
         return
-    if not _may_grow(options):
-        raise ConfigError(problems)
-    for problem in problems:
-        logger.warning("%s Waiting for nodes.", problem)
+    if _may_grow(options):
+        for problem in problems:
+            logger.warning("%s Waiting for nodes.", problem)
+        return
+    advice = " If nodes are still to be started: --wait-for-nodes." if _cluster(options) else ""
+    raise ConfigError([replace(problem, text=problem.text + advice) for problem in problems])
 
 
 def _may_grow(options: TrainOptions) -> bool:
