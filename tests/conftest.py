@@ -23,6 +23,7 @@ def ray_cluster() -> Iterator[None]:
         [str(TESTS / "integration"), str(TESTS / "unit"), os.environ.get("PYTHONPATH", "")]
     )
     ray.init(
+        "local",  # not a cluster that happens to run on this machine
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,

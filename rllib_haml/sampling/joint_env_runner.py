@@ -113,7 +113,7 @@ class JointEnvRunner(MultiAgentEnvRunner):
         assert self.env is not None
         assert isinstance(self.module, TeamModule)
         self.module.refresh(self._team.module_of)
-        self._restarts.begin()
+        self._restarts.begin(self.metrics)
         with self._guard:
             if force_reset or num_episodes is not None or self._needs_initial_reset:
                 self._reset_all()

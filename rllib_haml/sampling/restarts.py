@@ -27,9 +27,10 @@ class Restarts:
         self.allowed = allowed
         self._failures: Counter[int | None] = Counter()
 
-    def begin(self) -> None:
-        """A new batch is to be sampled."""
+    def begin(self, metrics: MetricsLogger) -> None:
+        """A new batch is to be sampled; what was not logged, metrics would call NaN later."""
         self._failures.clear()
+        _log(metrics, failures=0, lost=0)
 
     def forgive(self, fault: EnvironmentFault, lost: int, metrics: MetricsLogger) -> None:
         """Counts a failure.
@@ -54,6 +55,10 @@ class Restarts:
             FORGIVEN,
             exc_info=fault.__cause__,
         )
-        metrics.log_value(NUM_ENV_STEP_FAILURES_LIFETIME, 1, reduce="lifetime_sum")
-        metrics.log_value(NUM_ENV_STEPS_DISCARDED, lost, reduce="sum")
-        metrics.log_value(NUM_ENV_STEPS_DISCARDED_LIFETIME, lost, reduce="lifetime_sum")
+        _log(metrics, failures=1, lost=lost)
+
+
+def _log(metrics: MetricsLogger, failures: int, lost: int) -> None:
+    metrics.log_value(NUM_ENV_STEP_FAILURES_LIFETIME, failures, reduce="lifetime_sum")
+    metrics.log_value(NUM_ENV_STEPS_DISCARDED, lost, reduce="sum")
+    metrics.log_value(NUM_ENV_STEPS_DISCARDED_LIFETIME, lost, reduce="lifetime_sum")

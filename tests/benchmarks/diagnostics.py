@@ -66,7 +66,7 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     rllib_haml.register()
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     for file, conf, training in CASES:
         (experiment,) = load_experiments(file)
         config: Any = experiment.config.copy(copy_frozen=False)

@@ -132,6 +132,7 @@ def test_an_environment_that_fails_in_an_env_runner(watch: Any, tmp_path: Path) 
     result = team.until(lambda result: result["env_runners"].get("num_env_step_failures") == 3)
     assert result["env_runners"]["num_env_steps_discarded_lifetime"] == 3 + 4 + 5
     assert team.pids() == pids, "no process had to end for it"
+    assert team.train()["env_runners"]["num_env_step_failures"] == 3, "and so it goes on"
     assert result["num_env_runner_restarts_lifetime"] == 0
 
 

@@ -88,7 +88,7 @@ def main() -> None:
         args.out.write_text("experiment,seed,env_steps,return\n")
     torch.set_num_threads(1)
     rllib_haml.register()
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     for seed in args.seeds:
         train(args.file, seed, args)
 

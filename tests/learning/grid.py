@@ -149,7 +149,7 @@ def main() -> None:
     if args.summary:
         return summarise(args.out)
     torch.set_num_threads(1)
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     for settings in todo(args):
         row = run(**settings, steps=args.steps)
         new = not args.out.exists()

@@ -31,7 +31,7 @@ def make() -> None:
         .rl_module(model_config={"fcnet_hiddens": [4]})
         .debugging(seed=1)
     )
-    ray.init(num_cpus=1, include_dashboard=False)
+    ray.init("local", num_cpus=1, include_dashboard=False)
     algo = config.build_algo()
     for _ in range(2):
         algo.train()
