@@ -25,6 +25,7 @@ class TrainOptions:
     restore: str | None
     checkpoint_freq: int | None
     checkpoint_at_end: bool | None
+    max_failures: int | None
     seed: int | None
     resume: bool
     ray_address: str | None
@@ -68,6 +69,7 @@ _SPEC_OPTIONS = (
     "restore",
     "checkpoint_freq",
     "checkpoint_at_end",
+    "max_failures",
 )
 
 
@@ -101,6 +103,12 @@ _OPTIONS = [
         "--checkpoint-at-end/--no-checkpoint-at-end",
         default=None,
         help="Checkpoint the last iteration.  [default: yes]",
+    ),
+    click.option(
+        "--max-failures",
+        type=int,
+        metavar="N",
+        help="Restarts of a failed trial from its last checkpoint; -1: any.",
     ),
     click.option("--restore", metavar="CHECKPOINT", help="Start new trials from a checkpoint."),
     click.option("--resume", is_flag=True, help="Continue an interrupted run, settings unchanged."),

@@ -38,6 +38,7 @@ def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int
     if options.resume:
         _check_resumable(experiments)
     _check_storage(experiments)
+    _warn_of_lost_work(experiments)
     start_ray(options)
     try:
         _check_resources(experiments, options)
@@ -103,6 +104,17 @@ def _may_grow(options: TrainOptions) -> bool:
     if options.wait_for_nodes is not None:
         return options.wait_for_nodes
     return bool(_cluster(options)) and autoscaler_is_on()
+
+
+def _warn_of_lost_work(experiments: list[Experiment]) -> None:
+    for experiment in experiments:
+        if experiment.max_failures and not experiment.checkpoints.get("checkpoint_frequency"):
+            logger.warning(
+                "%s: max_failures: %d without checkpoint_freq: a trial that fails starts again from its "
+                "beginning. Set checkpoint_freq to the iterations that you can afford to lose.",
+                experiment.name,
+                experiment.max_failures,
+            )
 
 
 def _storage(experiment: Experiment) -> str:

@@ -70,3 +70,18 @@ def test_nothing_to_resume_is_an_error_before_ray_starts(tmp_path: Path):
     assert done.exit_code == 2
     assert "nothing to resume" in done.output
     assert "Start one without --resume" in done.output
+
+
+@pytest.mark.parametrize(
+    "failures, every, warns", [(3, 0, True), (-1, 0, True), (3, 5, False), (0, 0, False)]
+)
+def test_restarts_without_checkpoints_are_warned_of(
+    failures: int, every: int, warns: bool, caplog: pytest.LogCaptureFixture
+):
+    from rllib_haml.cli import run
+
+    experiment: Any = SimpleNamespace(
+        name="long", max_failures=failures, checkpoints={"checkpoint_frequency": every}
+    )
+    run._warn_of_lost_work([experiment])
+    assert ("long: max_failures" in caplog.text and "checkpoint_freq" in caplog.text) == warns

@@ -127,6 +127,7 @@ FLAGS = [
     ([*FILE, "--seed", "-1"], ["--seed", "given -1", "0 <= seed"]),
     ([*FILE, "--num-samples", "0"], ["--num-samples", "given 0", "num_samples >= 1"]),
     ([*FILE, "--checkpoint-freq", "-1"], ["--checkpoint-freq", "given -1", "checkpoint_freq >= 0"]),
+    ([*FILE, "--max-failures", "-2"], ["--max-failures", "given -2", "max_failures >= -1"]),
     ([*FILE, "--ray-num-cpus", "-1"], ["--ray-num-cpus", "-1 is not in the range x>=0"]),
     ([*FILE, "--storage-path", "a_file"], ["--storage-path", "a_file", "Name a directory"]),
     ([*FILE, "--resume", "--storage-path", "."], ["nothing to resume", "Start one without --resume"]),
