@@ -50,11 +50,11 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     rllib_haml.register()
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     (experiment,) = load_experiments(HAPPO)
     config: Any = experiment.config.copy(copy_frozen=False)
     algo = config.env_runners(num_env_runners=1).build_algo()
-    algo.sampler = Switchable(algo.env_runner_group, algo.config)
+    algo.sampler.__class__ = Switchable
     seconds: dict[str, list[float]] = {"ahead": [], "afterwards": []}
     critic: list[float] = []
     algo.train()
