@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
-from collections.abc import Callable, Collection, Iterable
-from copy import deepcopy
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -15,12 +13,10 @@ from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.typing import StateDict
 
 from rllib_haml.envs.registry import resolve_env
 from rllib_haml.modules.team import TeamAction, TeamModule
 from rllib_haml.sampling.actions import ToEnvActions
-from rllib_haml.sampling.actor_states import ActorStates
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.finite import check_finite
 from rllib_haml.sampling.fragment import JointFragment, joined
@@ -30,28 +26,22 @@ from rllib_haml.sampling.metrics import EpisodeMetrics, smoothing_window
 from rllib_haml.sampling.random_actions import uniform_actions
 from rllib_haml.sampling.recorder import Recorder
 from rllib_haml.sampling.restarts import Restarts
+from rllib_haml.sampling.resumable import ResumableEnvRunner
 from rllib_haml.sampling.stall_guard import StallGuard
 from rllib_haml.sampling.team import Team
 from rllib_haml.sampling.vector_env import TeamStep
 from rllib_haml.sampling.vector_view import TeamVectorView
 
-logger = logging.getLogger("rllib_haml")
-SAMPLER_STATE = "joint_sampler"
 CHUNK = 200  # rows of the buffers when sampling whole episodes
 
 
-class JointEnvRunner(MultiAgentEnvRunner):
+class JointEnvRunner(ResumableEnvRunner):
     """Samples `JointFragment`s from E copies of one team's environment.
 
     It takes RLlib `MultiAgentEnv`s, PettingZoo `ParallelEnv`s and `VectorTeamEnv`s. Its actions depend on
     a generator of its own, seeded by `config.seed` and the worker's index; with it, the environments and
     the running episodes, its state is complete wherever the environments can save theirs.
     """
-
-    # RLlib's annotations know neither this package's config nor its vector environments and modules.
-    config: Any
-    env: Any
-    module: Any
 
     @override(MultiAgentEnvRunner)
     def make_env(self) -> None:
@@ -136,9 +126,6 @@ class JointEnvRunner(MultiAgentEnvRunner):
         self._actor_states = self._make_actor_states()
         self._mend(self._reset(range(self.num_envs), seeds))
         self._started, self._needs_initial_reset = True, False
-
-    def _make_actor_states(self) -> ActorStates:
-        return ActorStates(self.module.initial_states(), self._team.agents, self.num_envs)
 
     def _reset(self, rows: Iterable[int], seeds: list[int | None]) -> EnvironmentFault | None:
         assert self.env is not None
@@ -254,67 +241,6 @@ class JointEnvRunner(MultiAgentEnvRunner):
             weights_seq_no=self._weights_seq_no,
             actor_state=self._actor_states.before_fragment(e),
         )
-
-    @override(MultiAgentEnvRunner)
-    def get_state(
-        self,
-        components: str | Collection[str] | None = None,
-        *,
-        not_components: str | Collection[str] | None = None,
-        **kwargs: Any,
-    ) -> StateDict:
-        state = super().get_state(components, not_components=not_components, **kwargs)
-        if self.env is not None and self._check_component(SAMPLER_STATE, components, not_components):
-            env = self.env.team
-            saves = getattr(env, "has_state", False) and self._started
-            state[SAMPLER_STATE] = {
-                "worker_index": self.worker_index or 0,
-                "generator": self._generator.get_state().numpy(),
-                "num_envs": self.num_envs,
-                "needs_reset": self._needs_initial_reset,
-                "env": env.get_state() if saves else None,
-                "now": deepcopy(self._now) if saves else None,
-                "actor_states": deepcopy(self._actor_states.now) if saves else None,
-                "episodes": self._episodes.get_state() if saves else None,
-            }
-        return state
-
-    @override(MultiAgentEnvRunner)
-    def set_state(self, state: StateDict) -> None:
-        super().set_state(state)
-        if self.env is None or SAMPLER_STATE not in state:
-            return
-        own = state[SAMPLER_STATE]
-        if own.get("worker_index", 0) != (self.worker_index or 0):
-            self._begin_anew()
-            return
-        self._generator.set_state(torch.from_numpy(np.array(own["generator"])))
-        needs_reset = own.get("needs_reset", False)
-        if own["env"] is None or own["num_envs"] != self.num_envs:
-            if needs_reset:
-                return  # no episode was running
-            reason = (
-                f"{self.config.env} cannot save its state"
-                if own["env"] is None
-                else f"the checkpoint has {own['num_envs']} sub-environments, this run {self.num_envs}"
-            )
-            logger.warning("Restored without the running episodes, they start anew: %s.", reason)
-            return
-        self.env.team.set_state(own["env"])
-        self._now = deepcopy(own["now"])
-        self.module.refresh(self._team.module_of)
-        self._actor_states = self._make_actor_states()
-        self._actor_states.now.update(deepcopy(own.get("actor_states", {})))
-        self._episodes.set_state(own["episodes"])
-        self._started, self._needs_initial_reset = True, needs_reset
-
-    def _begin_anew(self) -> None:
-        """Goes on in another's place, or after a restart, without repeating its own first episodes."""
-        if self._seed is not None:
-            number = np.random.SeedSequence([self._seed, self._weights_seq_no]).generate_state(1)
-            self._generator.manual_seed(int(number[0]))
-            self._seed = int(number[0])
-        self._started, self._needs_initial_reset = False, True
 
     @override(MultiAgentEnvRunner)
     def stop(self) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from types import TracebackType
 
-from ray._private.worker import WORKER_MODE, global_worker
+from rllib_haml.sampling.process import is_ray_worker
 
 logger = logging.getLogger("rllib_haml")
 _CHECKS = 4  # per limit
@@ -27,7 +27,7 @@ class StallGuard:
     """
 
     def __init__(self, limit: float | None, environment: str):
-        self._limit = limit if global_worker.mode == WORKER_MODE else None
+        self._limit = limit if is_ray_worker() else None
         self._environment = environment
         self._beats = 0
         self._left = threading.Event()

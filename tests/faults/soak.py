@@ -136,13 +136,9 @@ class Saboteur(Callback):
         self._faults: Iterator[str] = itertools.cycle(FAULTS if disturbs else ())
         self._disturbs, self._begun, self._done, self._add_at = disturbs, 0.0, 0, 0
         self.injected: Counter[str] = Counter()
-        self.failures = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune saves its callbacks to go on later, which is not asked of this one
-
-    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self.failures += 1
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
         self._write(result, trial)
@@ -238,7 +234,7 @@ def train(seed: int, iterations: int, disturbs: bool, out: Path) -> None:
         ),
     ).fit()
     assert not results.errors, results.errors
-    print(f"{run}: injected {dict(saboteur.injected)}, trial failures {saboteur.failures}", flush=True)
+    print(f"{run}: injected {dict(saboteur.injected)}", flush=True)
     time.sleep(5)  # what actors held is freed in the background
     print(memory_summary(address=machines.cluster.address, stats_only=True), flush=True)
     ray.shutdown()
@@ -247,23 +243,34 @@ def train(seed: int, iterations: int, disturbs: bool, out: Path) -> None:
 
 
 def summarise(out: Path) -> None:
-    """Final returns, and how memory and handles of the trial's process went."""
+    """Final returns, the faults that showed, and how memory and handles of the trial's process went."""
     with out.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     for run in sorted({row["run"] for row in rows}):
         own = [row for row in rows if row["run"] == run]
-        last = own[-1]
-        tail = [float(row["return"]) for row in own if int(row["iteration"]) > 0.9 * int(last["iteration"])]
-        early, late = (
-            [row for row in own if row["faults_before"] in which]
-            for which in (("1",), (last["faults_before"],))
+        total = int(own[-1]["iteration"])
+        tail = [float(row["return"]) for row in own if int(row["iteration"]) > 0.9 * total]
+        first, last = (
+            [row for row in own if row["faults_before"] == own[at]["faults_before"]] for at in (0, -1)
         )
         print(
-            f"{run:14} iterations {last['iteration']}, return {np.mean(tail):.2f}, "
-            f"{ {k: last[k] for k in FIELDS[6:11]} }, "
-            f"MB {_mean(early, 'trial_mb')} to {_mean(late, 'trial_mb')}, "
-            f"handles {_mean(early, 'trial_handles')} to {_mean(late, 'trial_handles')}"
+            f"{run:14} iterations {total}, return {np.mean(tail):.2f}, "
+            f"faults {own[-1]['faults_before']}, of which {seen(own)} showed in healthy, failures or restarts; "
+            f"stale {own[-1]['stale']}; MB {_mean(first, 'trial_mb')} to {_mean(last, 'trial_mb')}, "
+            f"handles {_mean(first, 'trial_handles')} to {_mean(last, 'trial_handles')}"
         )
+
+
+def seen(rows: list[dict[str, str]]) -> int:
+    """After how many faults, and before the next, an env runner was missing or a counter had moved."""
+    faults = sorted({int(row["faults_before"]) for row in rows} - {0})
+    count = 0
+    for fault in faults:
+        begun = max(i for i, row in enumerate(rows) if int(row["faults_before"]) == fault - 1)
+        after = [row for row in rows if int(row["faults_before"]) == fault]
+        moved = ("restarts", "sub_env_failures", "trial_failures")
+        count += any(row["healthy"] != "2" or any(row[k] != rows[begun][k] for k in moved) for row in after)
+    return count
 
 
 def _mean(rows: list[dict[str, str]], field: str) -> str:
