@@ -125,15 +125,19 @@ def read(file: Path) -> list[dict[str, str]]:
 def summarise(file: Path) -> None:
     """Per algorithm and network: the share of runs that reached the optimum, and the slowest one."""
     rows = read(file)
-    print(f"{'algorithm':10} {'network':8} {'reached':>9} {'slowest':>8}   score where not reached")
-    for algorithm, network in sorted({(r["algorithm"], r["network"]) for r in rows}):
-        own = [r for r in rows if (r["algorithm"], r["network"]) == (algorithm, network)]
+    print(f"{'algorithm':10} {'network':12} {'reached':>9} {'slowest':>8}   score where not reached")
+    for kind in sorted({_kind(row) for row in rows}):
+        own = [row for row in rows if _kind(row) == kind]
         steps = [int(r["reached_at"]) for r in own if r["reached_at"]]
         missed = [
             f"{r['kind']}{'+mask' * (r['masked'] == 'True')} {r['score']}" for r in own if not r["reached_at"]
         ]
-        share = f"{len(steps)}/{len(own)}"
-        print(f"{algorithm:10} {network:8} {share:>9} {max(steps, default=0):>8}   {', '.join(missed)}")
+        share, network = f"{len(steps)}/{len(own)}", kind[1] + "+shuffled" * (kind[2] == "True")
+        print(f"{kind[0]:10} {network:12} {share:>9} {max(steps, default=0):>8}   {', '.join(missed)}")
+
+
+def _kind(row: dict[str, str]) -> tuple[str, str, str]:
+    return row["algorithm"], row["network"], row["shuffled"]
 
 
 def main() -> None:
