@@ -255,7 +255,7 @@ def summarise(out: Path) -> None:
         )
         print(
             f"{run:14} iterations {total}, return {np.mean(tail):.2f}, "
-            f"faults {own[-1]['faults_before']}, of which {seen(own)} showed in healthy, failures or restarts; "
+            f"faults {own[-1]['faults_before']}, {seen(own)} of which showed in counters; "
             f"stale {own[-1]['stale']}; MB {_mean(first, 'trial_mb')} to {_mean(last, 'trial_mb')}, "
             f"handles {_mean(first, 'trial_handles')} to {_mean(last, 'trial_handles')}"
         )

@@ -1,0 +1,130 @@
+"""Trains the cluster's example on a head and two nodes of `ray start`, one of which dies and is replaced.
+
+    python tests/faults/nodes.py --work /tmp/nodes --out tests/faults/results/nodes.csv
+
+Head and nodes are processes of their own on this machine, with separate resources; the learner needs no GPU
+here. A third of the way the second node, with half of the env runners, is killed with all its processes;
+ten iterations later another one joins. Each iteration is a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PORT = 6411
+YAML = Path(__file__).parents[2] / "tuned_examples/happo/cluster_halfcheetah_2x3.yaml"
+NAME = "happo-cluster-halfcheetah-2x3"
+FIELDS = (
+    "iteration",
+    "env_steps",
+    "team_return_mean",
+    "healthy",
+    "restarts",
+    "stale",
+    "steps_per_s",
+    "event",
+)
+
+
+def node(work: Path, number: int, *options: str) -> subprocess.Popen[bytes]:
+    """A `ray start` that lasts; in a session of its own, so that the whole node can be killed."""
+    command = [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        "--block",
+        "--disable-usage-stats",
+        *options,
+    ]
+    ports = ["--min-worker-port", str(20000 + 500 * number), "--max-worker-port", str(20499 + 500 * number)]
+    log = (work / f"node-{number}.log").open("w")
+    return subprocess.Popen([*command, *ports], stdout=log, stderr=log, start_new_session=True)
+
+
+def worker(work: Path, number: int) -> subprocess.Popen[bytes]:
+    return node(work, number, f"--address=127.0.0.1:{PORT}", "--num-cpus=2", '--resources={"env_runner": 2}')
+
+
+def descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(d for child in children for d in descendants(int(child)))]
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    for pid in descendants(process.pid):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue  # it ended with its parent
+    process.wait()
+
+
+def results(work: Path) -> list[dict[str, Any]]:
+    files = list((work / "results" / NAME).glob("*/result.json"))
+    lines = files[0].read_text().splitlines() if files else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="a directory for logs and results")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--iterations", type=int, default=60)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True)
+    head = node(args.work, 0, "--head", f"--port={PORT}", "--num-cpus=2", "--include-dashboard=false")
+    time.sleep(15)
+    nodes = [worker(args.work, number) for number in (1, 2)]
+    time.sleep(15)
+    config = {"num_env_runners": 4, "num_envs_per_env_runner": 5, "num_gpus_per_learner": 0}
+    command = ["-f", str(YAML), "--ray-address", f"127.0.0.1:{PORT}", "--config", json.dumps(config)]
+    stop = ["--stop", json.dumps({"training_iteration": args.iterations})]
+    place = ["--storage-path", str(args.work / "results")]
+    main_ = "from rllib_haml.cli import main; main()"
+    train = subprocess.Popen([sys.executable, "-c", main_, "train", *command, *stop, *place])
+    events: dict[int, str] = {}
+    try:
+        while train.poll() is None:
+            time.sleep(0.2)
+            done = len(results(args.work))
+            if not events and done >= args.iterations // 3:
+                kill(nodes.pop())
+                events[done + 1] = "a node killed"
+            elif len(events) == 1 and done >= min(events) + 10:
+                nodes.append(worker(args.work, 3))
+                events[done + 1] = "a node added"
+    finally:
+        for process in (*nodes, head):
+            kill(process)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with args.out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row(result, events) for result in results(args.work))
+    print(f"exit code {train.returncode}; {events}")
+
+
+def row(result: dict[str, Any], events: dict[int, str]) -> dict[str, Any]:
+    number = result["training_iteration"]
+    return {
+        "iteration": number,
+        "env_steps": int(result["env_runners"]["num_env_steps_sampled_lifetime"]),
+        "team_return_mean": round(result["env_runners"].get("team_return_mean", float("nan")), 1),
+        "healthy": int(result["num_healthy_env_runners"]),
+        "restarts": int(result["num_env_runner_restarts_lifetime"]),
+        "stale": int(result["num_env_steps_stale_lifetime"]),
+        "steps_per_s": round(4000 / result["time_this_iter_s"]),
+        "event": events.get(number, ""),
+    }
+
+
+if __name__ == "__main__":
+    main()
