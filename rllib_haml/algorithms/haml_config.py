@@ -14,6 +14,7 @@ from rllib_haml.algorithms.team_config import TeamConfig
 from rllib_haml.algorithms.theory import checked, warn_where_theory_ends
 from rllib_haml.haml import Drift, DriftCheck, FixedOrder, Neighbourhood, Order
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
+from rllib_haml.sampling.joint_env_runner import JointEnvRunner
 from rllib_haml.sampling.team import Team, TeamReward
 
 if TYPE_CHECKING:
@@ -225,6 +226,8 @@ class HAMLConfig(TeamConfig):
         given = self.env_runner_cls
         self.env_runner_cls = choose_env_runner(self)
         self._chosen_env_runner = None if given else self.env_runner_cls
+        # After every iteration RLlib waits for what env runners' connectors have learnt; these have none.
+        self._dont_auto_sync_env_runner_states = issubclass(self.env_runner_cls, JointEnvRunner)
 
     def _check_choices(self) -> None:
         choices = {

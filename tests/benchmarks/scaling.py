@@ -130,9 +130,6 @@ class Stages:
         algo.sampler.collect = self._timed("collect", algo.sampler.collect)
         algo.learner_group.update = self._timed("update", algo.learner_group.update)
         algo.sampler.take_weights = self._timed("sync", algo.sampler.take_weights)
-        # Of connectors' states, of which there are none; it waits until the next batch is sampled.
-        group = algo.env_runner_group
-        group.sync_env_runner_states = self._timed("wait", group.sync_env_runner_states)
         algo.learner_group.foreach_learner = self._timed("critic", algo.learner_group.foreach_learner)
         algo.train = self._timed("iteration", algo.train)
 
@@ -186,7 +183,7 @@ def measured(cell: Cell, iterations: int) -> dict[str, float]:
     return {
         "steps_per_s": cell.steps / wall["iteration"],
         "iteration": wall["iteration"],
-        "sampling": wall["wait"] + wall["collect"] - transfer,
+        "sampling": wall["collect"] - transfer,
         "transfer": transfer,
         "update": wall["update"],
         "sync": wall["sync"],

@@ -165,7 +165,7 @@ def test_without_leave_a_loss_ends_the_run(watch: Any) -> None:
     team.train()
     os.kill(team.pids()[1], signal.SIGKILL)
     with pytest.raises(Exception, match=r"actor died|ActorDied|died unexpectedly|unavailable"):
-        team.train()
+        team.until(lambda result: False)
 
 
 def test_a_learner_killed_in_its_update_is_an_error_and_no_hang(watch: Any) -> None:

@@ -97,6 +97,7 @@ def test_an_instance_has_the_attribute(kind: type, name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "_dont_auto_sync_env_runner_states",
         "_env_to_module_connector",
         "_module_to_env_connector",
         "_learner_connector",
