@@ -108,17 +108,22 @@ def _compare(path: str, filesystem: fs.FileSystem) -> tuple[Manifest | None, str
     return manifest, ""
 
 
-def _way_out(path: str, filesystem: fs.FileSystem) -> str:
-    """Which checkpoint beside this one is intact, the last by name."""
+def intact_beside(path: str, filesystem: fs.FileSystem) -> str | None:
+    """The intact checkpoint beside this one, the last by name."""
     here = PurePosixPath(path)
     beside = filesystem.get_file_info(fs.FileSelector(str(here.parent), allow_not_found=True))
     for info in sorted(beside, key=lambda info: info.base_name, reverse=True):
         is_one = info.base_name != here.name and _is_file(f"{info.path}/{MANIFEST}", filesystem)
         if is_one and not _compare(info.path, filesystem)[1]:
-            return (
-                f"{info.path} beside it is intact: load that one (`rllib train ... --restore {info.path}`)."
-            )
-    return "No intact checkpoint lies beside it."
+            return info.path
+    return None
+
+
+def _way_out(path: str, filesystem: fs.FileSystem) -> str:
+    other = intact_beside(path, filesystem)
+    if other is None:
+        return "No intact checkpoint lies beside it."
+    return f"{other} beside it is intact: load that one (`rllib train ... --restore {other}`)."
 
 
 def _without_manifest(path: str, filesystem: fs.FileSystem) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import tempfile
 from collections.abc import Iterator
@@ -12,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 from pyarrow import fs
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.annotations import override
+from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint
 
 from rllib_haml.checkpoints.manifest import Manifest
-from rllib_haml.checkpoints.read import CheckpointError, class_of, refuse_foreign, verify
+from rllib_haml.checkpoints.read import CheckpointError, class_of, intact_beside, refuse_foreign, verify
 from rllib_haml.checkpoints.write import upload_whole, write_whole
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+logger = logging.getLogger("rllib_haml")
 
 
 class WholeCheckpoints(Algorithm):
@@ -73,6 +77,15 @@ class WholeCheckpoints(Algorithm):
             refuse_foreign(str(path), manifest, type(self), self.config.team)
             super().restore_from_path(directory, *args, **kwargs)
 
+    @override(Algorithm)
+    def restore(self, checkpoint_path: Any) -> None:
+        """Goes on from the checkpoint that Tune has noted, else from the last intact one beside it.
+
+        Tune notes checkpoints about once a second. A run that was killed in between may have deleted the
+        noted one (`num_to_keep`), or have been writing another in its place.
+        """
+        super().restore(_intact(checkpoint_path))
+
     @classmethod
     @override(Algorithm)
     def from_checkpoint(cls, path: Any, filesystem: Any = None, **kwargs: Any) -> Self:
@@ -88,6 +101,23 @@ class WholeCheckpoints(Algorithm):
                 )
             made: Any = super().from_checkpoint(directory, **kwargs)
             return made
+
+
+def _intact(noted: Any) -> Any:
+    # Without metrics it is one that a user named, in whose place nothing else may be loaded.
+    if not isinstance(noted, _TrainingResult) or not noted.metrics:
+        return noted
+    checkpoint: Any = noted.checkpoint
+    filesystem, path = checkpoint.filesystem, checkpoint.path
+    try:
+        verify(path, filesystem)
+    except (FileNotFoundError, CheckpointError):
+        other = intact_beside(path, filesystem)
+        if other is None:
+            raise
+        logger.warning("The checkpoint %s is gone or damaged; the run goes on from %s.", path, other)
+        return _TrainingResult(Checkpoint(other, filesystem), noted.metrics)
+    return noted
 
 
 def _located(path: Any, filesystem: Any) -> tuple[Any, str]:

@@ -16,6 +16,8 @@ from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.columns import Columns
+from ray.train._internal.session import _TrainingResult
+from ray.tune import Checkpoint
 from test_nonfinite_updates import config, modules_moved, weights
 
 from rllib_haml import HAPPO, MAPPO, HAMLConfig, HAPPOConfig, HATRPOConfig
@@ -82,6 +84,28 @@ def test_a_learner_that_could_not_write_is_noticed(
     stopping.pop().stop()
     Algorithm.save_to_path(build(), str(tmp_path / "stock"))
     assert not (tmp_path / "stock" / "learner_group" / "learner").exists()
+
+
+def test_a_killed_run_goes_on_although_the_checkpoint_that_tune_noted_is_gone(
+    saved: Any, stopping: list[Any], tmp_path: Path
+) -> None:
+    """Tune's note is a second old; since then it may have deleted that one, and be writing another."""
+    path, before = saved
+    shutil.copytree(path, tmp_path / "checkpoint_000007")
+    shutil.copytree(path, tmp_path / "checkpoint_000008")
+    (tmp_path / "checkpoint_000008" / "algorithm_state.pkl").write_bytes(b"cut off")
+    algo = config().build_algo()
+    stopping.append(algo)
+    assert modules_moved(before, weights(algo)[0])
+    noted = Checkpoint(str(tmp_path / "checkpoint_000005"))
+    with pytest.raises(ValueError, match="does not exist"):
+        algo.restore(noted)  # a user's own choice is not replaced
+    algo.restore(_TrainingResult(noted, {"training_iteration": 1}))
+    assert modules_moved(before, weights(algo)[0]) == set()
+    assert algo.training_iteration == 2, "that of the checkpoint, not of the note"
+    (tmp_path / "checkpoint_000007" / MANIFEST).unlink()
+    with pytest.raises(FileNotFoundError, match="No intact checkpoint"):
+        algo.restore(_TrainingResult(noted, {"training_iteration": 1}))
 
 
 def test_another_file_system(saved: Any, stopping: list[Any], tmp_path: Path) -> None:
