@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fake_envs import NAMES
-from test_algorithm_config import Twins
+from test_config_team import Twins
 
 from rllib_haml import LoRASAConfig
 from rllib_haml.algorithms import theory

@@ -1,0 +1,147 @@
+"""The config takes what PPO's takes, and refuses by name what it cannot mean."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from fake_envs import NAMES
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.ppo import PPOConfig
+from team_configs import Silent, config
+
+from rllib_haml import HAPPOConfig, MAPPOConfig
+from rllib_haml.algorithms import ppo_keys
+from rllib_haml.sampling.joint_env_runner import JointEnvRunner
+
+
+def training_keys() -> list[str]:
+    found: list[str] = []
+    for kind in (PPOConfig, AlgorithmConfig):
+        found += [p for p in inspect.signature(kind.training).parameters if p not in ("self", "kwargs")]
+    return found
+
+
+@pytest.mark.parametrize("key", training_keys())
+def test_every_key_of_ppo_has_exactly_one_fate(key: str) -> None:
+    fates = [key in fate for fate in (ppo_keys.SAME, ppo_keys.OWN_MEANING, ppo_keys.REFUSED)]
+    assert sum(fates) == 1
+
+
+def test_no_fate_is_given_to_a_key_that_ppo_lacks() -> None:
+    known = ppo_keys.SAME | ppo_keys.OWN_MEANING.keys() | ppo_keys.REFUSED.keys()
+    assert known == set(training_keys())
+
+
+MEANT: dict[str, Any] = {
+    "use_critic": False,
+    "use_gae": False,
+    "use_kl_loss": True,
+    "kl_coeff": 0.2,
+    "kl_target": 0.01,
+    "entropy_coeff_schedule": [[0, 0.1], [100, 0.0]],
+    "lr_schedule": [[0, 0.1], [100, 0.0]],
+    "vf_share_layers": True,
+    "grad_clip_by": "value",
+    "shuffle_batch_per_epoch": False,
+    "model": {"fcnet_hiddens": [3]},
+    "optimizer": {"eps": 1e-3},
+    "num_sgd_iter": 3,
+    "num_aggregator_actors_per_learner": 2,
+    "max_requests_in_flight_per_aggregator_actor": 7,
+    "max_requests_in_flight_per_sampler_worker": 4,
+    "learner_connector": lambda *_: None,
+    "add_default_connectors_to_learner_pipeline": False,
+}
+
+
+@pytest.mark.parametrize("key", ppo_keys.REFUSED)
+@pytest.mark.parametrize("way", ["training", "update_from_dict"])
+def test_a_refused_key_names_what_to_write_instead(key: str, way: str) -> None:
+    def write() -> Any:
+        given = {key: MEANT[key]}
+        return (
+            config().training(**given) if way == "training" else config().update_from_dict(given).validate()
+        )
+
+    with pytest.raises(ValueError) as caught:
+        write()
+    assert f"does not take {key}=" in str(caught.value)
+    assert ppo_keys.REFUSED[key].instead in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ppo_keys.REFUSED)
+def test_a_value_that_says_nothing_is_accepted(key: str) -> None:
+    for neutral in ppo_keys.REFUSED[key].neutral:
+        config().training(**{key: neutral}).validate()
+
+
+def test_the_refusals_suggest_what_exists() -> None:
+    """Control on the messages: the replacements that they name are keys that the config takes."""
+    config().training(
+        entropy_coeff=[[0, 0.01], [1000000, 0.0]],
+        lr=[[0, 0.01], [1000000, 0.0]],
+        critic_lr=1e-3,
+        adam_epsilon=1e-6,
+        weight_decay=0.1,
+        num_epochs=3,
+        lambda_=1.0,
+        minibatch_size=None,
+        clip_param=0.1,
+    ).env_runners(max_requests_in_flight_per_env_runner=2).rl_module(
+        model_config={"fcnet_hiddens": [3]}
+    ).validate()
+
+
+def test_an_unknown_key_is_an_error() -> None:
+    with pytest.raises(TypeError, match="critic_lrr"):
+        config().training(critic_lrr=1e-3)
+
+
+def settle(made: Any) -> Any:
+    """The calls that a user of PPO's config would write."""
+    return (
+        made.environment("scripted_team", env_config={"equal_rewards": True}, disable_env_checking=True)
+        .env_runners(num_env_runners=2, num_envs_per_env_runner=3, sample_timeout_s=30.0, explore=True)
+        .multi_agent(policies=set(NAMES), policy_mapping_fn=lambda agent, episode, **_: agent)
+        .training(
+            lr=1e-3, gamma=0.98, lambda_=0.9, clip_param=0.1, entropy_coeff=0.01, grad_clip=1.0, num_epochs=2,
+            minibatch_size=32, vf_loss_coeff=0.5, vf_clip_param=5.0, train_batch_size_per_learner=64,
+        )
+        .rl_module(model_config={"fcnet_hiddens": [4]})
+        .learners(num_learners=0, num_gpus_per_learner=0)
+        .evaluation(evaluation_interval=2, evaluation_duration=3, evaluation_config={"explore": False})
+        .callbacks(Silent)
+        .reporting(metrics_num_episodes_for_smoothing=7)
+        .debugging(seed=3)
+        .fault_tolerance(restart_failed_env_runners=True)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [HAPPOConfig, MAPPOConfig])
+def test_the_config_takes_the_calls_of_ppos(kind: type) -> None:
+    made, reference = settle(config(kind)), settle(PPOConfig())
+    made.validate()
+    keys = (
+        "lr",
+        "gamma",
+        "lambda_",
+        "clip_param",
+        "num_epochs",
+        "minibatch_size",
+        "grad_clip",
+        "vf_clip_param",
+    )
+    assert [getattr(made, key) for key in keys] == [getattr(reference, key) for key in keys]
+    assert made.total_train_batch_size == 64
+    assert made.env_runner_cls is JointEnvRunner
+    made.copy(copy_frozen=False).validate()
+
+
+def test_a_config_survives_the_way_through_a_dict() -> None:
+    made = settle(config()).training(critic_lr=1e-4, order=list(NAMES), team_reward="mean")
+    again = HAPPOConfig().update_from_dict(made.to_dict())
+    again.validate()
+    for key in ("lr", "critic_lr", "order", "team_reward", "num_epochs", "minibatch_size"):
+        assert getattr(again, key) == getattr(made, key)
