@@ -4,8 +4,9 @@
 
 20 times the command is started (from the second time on with `--resume`) and killed with SIGKILL, all its
 processes at once, at a moment drawn between its first progress line and some iterations later; then it is let
-finish. Sampling is local, so every number of every iteration must be that of the run that nobody killed. One
-row for each start: how far the run was noted to be, where it went on, how far it came.
+finish. Sampling is local, so every number of every iteration must be that of the run that nobody killed; an
+iteration whose process was killed between its checkpoint and its row in `result.json` has none. One row for
+each start: where the run went on and how far it came.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def losses(results: Path) -> dict[int, str]:
             except json.JSONDecodeError:
                 continue  # the line that was being written when the process was killed
             timeless = {
-                k: v for k, v in _numbers(result) if not re.search("time|duration|throughput|_sec", k)
+                k: v
+                for k, v in _numbers(result)
+                if not re.search("time|duration|throughput|_sec|env_runners/sample$", k)
             }
             found[result["training_iteration"]] = json.dumps(timeless, sort_keys=True)
     return found
@@ -103,17 +106,28 @@ def main() -> None:
         print(row, flush=True)
     alone = start(args.work, "alone")
     alone.communicate()
-    found, expected = losses(args.work / "killed"), losses(args.work / "alone")
-    equal = [i for i in expected if found.get(i) == expected[i]]
-    print(f"{len(equal)} of {len(expected)} iterations are equal to those of the run left alone, bit for bit")
+    told = compare(args.work)
+    print(told)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        file.write(f"# {len(equal)} of {len(expected)} iterations equal\n")
+        file.write(f"# {told}\n")
+
+
+def compare(work: Path) -> str:
+    """Both runs, iteration by iteration, in words.
+
+    Raises:
+        AssertionError: They differ.
+    """
+    found, expected = losses(work / "killed"), losses(work / "alone")
     assert sorted(expected) == list(range(1, ITERATIONS + 1))
-    assert len(equal) == len(expected), f"first difference in iteration {min(set(expected) - set(equal))}"
+    assert max(found) == ITERATIONS
+    different = [i for i in found if found[i] != expected[i]]
+    assert not different, f"first difference in iteration {min(different)}"
+    return f"{len(found)} of {ITERATIONS} iterations have a row, and all of these are equal bit for bit"
 
 
 def follow(process: subprocess.Popen[str], patience: float) -> dict[str, Any]:
