@@ -183,9 +183,9 @@ class JointEnvRunner(ResumableEnvRunner):
                 recorder = Recorder(length, self._now, action)
             recorder.see(self._now)
             recorder.act(action)
+            self._episodes.count_step()
             fault = self._take(self.env.team.step, self._to_env(action.actions))
             recorder.reward(self._now.reward)
-            self._episodes.count_step()
             self._mend(fault, recorder)
             done = self._now.terminated | self._now.truncated
             if done.any():

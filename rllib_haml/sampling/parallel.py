@@ -25,12 +25,24 @@ class EnvRunnersLost(RuntimeError):
     """No env runner is alive, and none came back in time; the message says what the last one died of."""
 
 
-def _sample(env_runner: Any, weights: Any = None) -> tuple[list[Any], Any] | EnvironmentFault:
+class Answer(NamedTuple):
+    """What one env runner gives: its fragments (RLlib's own: episodes), its metrics, its weights' version."""
+
+    samples: list[Any]
+    metrics: Any
+    version: int
+
+    @property
+    def steps(self) -> int:
+        return int(self.metrics[NUM_ENV_STEPS_SAMPLED])
+
+
+def _sample(env_runner: Any, weights: Any = None) -> Answer | EnvironmentFault:
     """Runs on the env runner. A fault travels as a value: raised there, RLlib would keep its cause."""
     if weights is not None:
         env_runner.set_state(weights)
     try:
-        return env_runner.sample(), env_runner.get_metrics()
+        return Answer(env_runner.sample(), env_runner.get_metrics(), env_runner._weights_seq_no)
     except EnvironmentFault as fault:
         return fault
 
@@ -101,7 +113,7 @@ class BatchSampler:
         """
         samples: list[Any] = []
         results: list[Any] = []
-        steps = 0
+        steps = stale = 0
         while steps < self._config.total_train_batch_size:
             self._revive()
             answers = self._answers()
@@ -115,12 +127,15 @@ class BatchSampler:
             for answer in answers:
                 if isinstance(answer, EnvironmentFault):
                     raise answer
-                samples += answer[0]
-                results.append(answer[1])
-                steps += int(answer[1][NUM_ENV_STEPS_SAMPLED]) + int(
-                    answer[1].get(NUM_ENV_STEPS_DISCARDED, 0)
-                )
-        return _newest(as_fragments(samples, self._config), results, self._version)
+                results.append(answer.metrics)
+                if answer.version < self._version:
+                    stale += answer.steps
+                    continue
+                samples += answer.samples
+                steps += answer.steps + int(answer.metrics.get(NUM_ENV_STEPS_DISCARDED, 0))
+        if stale:
+            logger.warning("Dropped %d env steps that older weights had sampled.", stale)
+        return Sample(as_fragments(samples, self._config), results, stale)
 
     @property
     def _is_remote(self) -> bool:
@@ -199,11 +214,3 @@ class BatchSampler:
             if errors
             else "They do not answer: `ray status` tells whether nodes have room for them."
         )
-
-
-def _newest(fragments: list[JointFragment], results: list[Any], version: int) -> Sample:
-    fresh = [f for f in fragments if f.weights_seq_no >= version]
-    stale_steps = sum(map(len, fragments)) - sum(map(len, fresh))
-    if stale_steps:
-        logger.warning("Dropped %d env steps that older weights had sampled.", stale_steps)
-    return Sample(fresh, results, stale_steps)

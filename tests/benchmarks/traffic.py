@@ -19,7 +19,7 @@ class Traffic:
     """Of the iterations that were recorded.
 
     Attributes:
-        answers: What the env runners returned: (fragments, metrics) of each.
+        answers: What the env runners returned: fragments, metrics and version of each.
         weights: What was put where every env runner reads it.
         states: What the weights were taken from: the answer of one learner.
     """
@@ -30,7 +30,7 @@ class Traffic:
 
     @property
     def fragments(self) -> list[Any]:
-        return [fragment for fragments, _ in self.answers for fragment in fragments]
+        return [fragment for answer in self.answers for fragment in answer.samples]
 
 
 @contextmanager
