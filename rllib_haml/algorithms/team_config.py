@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.learner import LearnerConnectorPipeline
+from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.env_context import EnvContext
@@ -236,6 +237,23 @@ class TeamConfig(PPOConfig):
             input_action_space=input_action_space,
             connectors=[connector],
         )
+
+    @override(PPOConfig)
+    def build_learner_group(self, **kwargs: Any) -> LearnerGroup:
+        """The learners, each on its device.
+
+        Raises:
+            ValueError: The node that Ray gave a GPU learner has a torch without CUDA.
+        """
+        try:
+            return super().build_learner_group(**kwargs)
+        except RuntimeError as error:
+            if "NCCL built in" not in str(error):
+                raise
+            raise ValueError(
+                f"num_gpus_per_learner={self.num_gpus_per_learner}, but torch on the node that Ray chose for "
+                f"the learner is a build without CUDA: install one with CUDA there, or set it to 0."
+            ) from error
 
 
 def _as_dict(model_config: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 from ray.util import placement_group, placement_group_table, remove_placement_group
+from torch.distributed import is_nccl_available
 
 from rllib_haml import HAPPOConfig
 from rllib_haml.config import load_experiments
@@ -33,7 +34,8 @@ def main() -> None:
         "example": places(example_bundles(), kinds),
         "control": places([bundle | {"env_runner": 0} for bundle in example_bundles()], kinds),
         "running": running(kinds),
-        "refused": refused(),
+        "refused": refused(config().env_runners(num_env_runners=7)),
+        "without cuda": without_cuda(),
     }
     print(json.dumps(found))
     ray.shutdown()
@@ -79,11 +81,16 @@ def running(kinds: dict[str, str]) -> dict[str, list[str]]:
     return {"env runners": runners, "learners": learners}
 
 
-def refused() -> dict[str, Any]:
-    """What is said, and after how many seconds, when env runners ask for more than there is."""
+def without_cuda() -> dict[str, Any]:
+    """What is said where the node with a GPU has a torch that cannot use it; nothing where torch can."""
+    return {} if is_nccl_available() else refused(config().learners(num_learners=1, num_gpus_per_learner=1))
+
+
+def refused(config: HAPPOConfig) -> dict[str, Any]:
+    """What is said, and after how many seconds, when the algorithm does not start."""
     start = time.monotonic()
     try:
-        config().env_runners(num_env_runners=7).build_algo()
+        config.build_algo()
     except ValueError as error:
         return {"says": str(error), "seconds": time.monotonic() - start}
     raise AssertionError("it started")

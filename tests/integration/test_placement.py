@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import is_nccl_available
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +40,8 @@ def test_too_many_env_runners_are_refused_within_seconds(found: dict[str, Any]) 
     assert "asks for 7 env_runner, and Ray has 6" in found["refused"]["says"]
     assert "1 node of 6 CPU + 6 env_runner + 1 kind_cpu" in found["refused"]["says"]
     assert found["refused"]["seconds"] < 15
+
+
+@pytest.mark.skipif(is_nccl_available(), reason="this torch has CUDA")
+def test_a_gpu_node_whose_torch_has_no_cuda_is_named_as_the_cause(found: dict[str, Any]) -> None:
+    assert "a build without CUDA: install one with CUDA there" in found["without cuda"]["says"]
