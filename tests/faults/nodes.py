@@ -1,10 +1,13 @@
-"""Trains the cluster's example on a head and two nodes of `ray start`, one of which dies and is replaced.
+"""Trains the cluster's example on a head and two nodes, one of which dies and is replaced.
 
-    python tests/faults/nodes.py --work /tmp/nodes --out tests/faults/results/nodes.csv
+    cd tests/faults
+    python nodes.py --work /tmp/nodes --out results/nodes.csv
+    python nodes.py --work /tmp/nodes --out results/nodes_cluster.csv --test-cluster --iterations 45
 
-Head and nodes are processes of their own on this machine, with separate resources; the learner needs no GPU
-here. A third of the way the second node, with half of the env runners, is killed with all its processes;
-ten iterations later another one joins. Each iteration is a row.
+Head and nodes are processes of their own on this machine, of `ray start` or of the cluster that Ray has for
+tests, with separate resources; the learner needs no GPU here. A third of the way the second node, with half
+of the env runners, is killed with all its processes; ten iterations later another one joins. Each iteration
+is a row.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ray.cluster_utils import Cluster
+
 PORT = 6411
 YAML = Path(__file__).parents[2] / "tuned_examples/happo/cluster_halfcheetah_2x3.yaml"
 NAME = "happo-cluster-halfcheetah-2x3"
-FIELDS = (
+FIELDS: tuple[str, ...] = (
     "iteration",
     "env_steps",
     "team_return_mean",
@@ -35,22 +40,53 @@ FIELDS = (
 )
 
 
-def node(work: Path, number: int, *options: str) -> subprocess.Popen[bytes]:
-    """A `ray start` that lasts; in a session of its own, so that the whole node can be killed."""
-    command = [
-        str(Path(sys.executable).with_name("ray")),
-        "start",
-        "--block",
-        "--disable-usage-stats",
-        *options,
-    ]
-    ports = ["--min-worker-port", str(20000 + 500 * number), "--max-worker-port", str(20499 + 500 * number)]
-    log = (work / f"node-{number}.log").open("w")
-    return subprocess.Popen([*command, *ports], stdout=log, stderr=log, start_new_session=True)
+class RayStart:
+    """Nodes of `ray start`, in sessions of their own, so that a whole node can be killed."""
+
+    def __init__(self, work: Path):
+        self.address, self._work, self._number = f"127.0.0.1:{PORT}", work, 0
+        self._head = self._start("--head", f"--port={PORT}", "--num-cpus=2", "--include-dashboard=false")
+        time.sleep(15)
+        self._workers: list[subprocess.Popen[bytes]] = []
+
+    def add(self) -> None:
+        options = (f"--address={self.address}", "--num-cpus=2", '--resources={"env_runner": 2}')
+        self._workers.append(self._start(*options))
+
+    def kill_newest(self) -> None:
+        kill(self._workers.pop())
+
+    def close(self) -> None:
+        for process in (*self._workers, self._head):
+            kill(process)
+
+    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+        ray = str(Path(sys.executable).with_name("ray"))
+        ports = 20000 + 500 * self._number
+        ports_options = (f"--min-worker-port={ports}", f"--max-worker-port={ports + 499}")
+        log = (self._work / f"node-{self._number}.log").open("w")
+        self._number += 1
+        command = [ray, "start", "--block", "--disable-usage-stats", *options, *ports_options]
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 
-def worker(work: Path, number: int) -> subprocess.Popen[bytes]:
-    return node(work, number, f"--address=127.0.0.1:{PORT}", "--num-cpus=2", '--resources={"env_runner": 2}')
+class RayTestCluster:
+    """Nodes of `ray.cluster_utils.Cluster`."""
+
+    def __init__(self, work: Path):
+        head = {"num_cpus": 2, "include_dashboard": False}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.address = self._cluster.address
+        self._workers: list[Any] = []
+
+    def add(self) -> None:
+        self._workers.append(self._cluster.add_node(num_cpus=2, resources={"env_runner": 2}))
+
+    def kill_newest(self) -> None:
+        self._cluster.remove_node(self._workers.pop(), allow_graceful=False)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
 
 
 def descendants(pid: int) -> list[int]:
@@ -78,14 +114,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="a directory for logs and results")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--iterations", type=int, default=60)
+    parser.add_argument("--test-cluster", action="store_true", help="nodes of Ray's cluster for tests")
     args = parser.parse_args()
     args.work.mkdir(parents=True)
-    head = node(args.work, 0, "--head", f"--port={PORT}", "--num-cpus=2", "--include-dashboard=false")
-    time.sleep(15)
-    nodes = [worker(args.work, number) for number in (1, 2)]
+    nodes = RayTestCluster(args.work) if args.test_cluster else RayStart(args.work)
+    for _ in range(2):
+        nodes.add()
     time.sleep(15)
     config = {"num_env_runners": 4, "num_envs_per_env_runner": 5, "num_gpus_per_learner": 0}
-    command = ["-f", str(YAML), "--ray-address", f"127.0.0.1:{PORT}", "--config", json.dumps(config)]
+    command = ["-f", str(YAML), "--ray-address", nodes.address, "--config", json.dumps(config)]
     stop = ["--stop", json.dumps({"training_iteration": args.iterations})]
     place = ["--storage-path", str(args.work / "results")]
     main_ = "from rllib_haml.cli import main; main()"
@@ -96,14 +133,13 @@ def main() -> None:
             time.sleep(0.2)
             done = len(results(args.work))
             if not events and done >= args.iterations // 3:
-                kill(nodes.pop())
+                nodes.kill_newest()
                 events[done + 1] = "a node killed"
             elif len(events) == 1 and done >= min(events) + 10:
-                nodes.append(worker(args.work, 3))
+                nodes.add()
                 events[done + 1] = "a node added"
     finally:
-        for process in (*nodes, head):
-            kill(process)
+        nodes.close()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
