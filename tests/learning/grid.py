@@ -47,8 +47,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "gru": {"use_gru": True, "lstm_cell_size": 32},
     "forgetful": {},
 }
-# What differs from `lr: 0.003`. A ball has no learning rate. Without a clip that rate leaves the optimum of real
-# actions, and fixes a wrong answer to a cue early; so do adapters of few numbers without an entropy bonus.
+# What differs from `lr: 0.003`. A ball has no learning rate. Without a clip that rate leaves the optimum of
+# real actions, and fixes a wrong answer to a cue early; so do adapters without an entropy bonus.
 SETTINGS: dict[str, dict[str, Any]] = {
     "HATRPO": {},
     "HAA2C": {"lr": 1e-3},
