@@ -153,6 +153,12 @@ class HAML(WholeCheckpoints, PPO):
 
     @override(PPO)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        super().restore_from_path(path, *args, **kwargs)
+        if self.env_runner_group is not None:
+            self.sampler.take_weights(self.learner_group)
+
+    @override(WholeCheckpoints)
+    def _before_restoring(self) -> None:
         if self.env_runner_group is not None:
             self.sampler.forget()
 
@@ -166,6 +172,3 @@ class HAML(WholeCheckpoints, PPO):
         if self.env_runner_group is not None:
             self.env_runner_group.foreach_env_runner(forget)
         self._skip_watch.stuck = ""
-        super().restore_from_path(path, *args, **kwargs)
-        if self.env_runner_group is not None:
-            self.sampler.take_weights(self.learner_group)

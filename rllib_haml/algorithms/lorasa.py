@@ -14,7 +14,7 @@ from typing import Any
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.typing import StateDict
 
-from rllib_haml.algorithms.adapter_swap import load_adapter, running_adapter
+from rllib_haml.algorithms.adapter_swap import load_adapter, on_every_learner, running_adapter
 from rllib_haml.algorithms.haml import HAML
 from rllib_haml.algorithms.lorasa_config import LoRASAConfig
 from rllib_haml.algorithms.warm_start import begin, standing_alone
@@ -37,7 +37,7 @@ class LoRASA(HAML):
 
     def training_step(self) -> None:
         if not self._switch.done and self._switch.due(*self._progress()):
-            self.learner_group.foreach_learner(lambda learner: learner.begin_adapters())
+            on_every_learner(self, lambda learner: learner.begin_adapters())
         super().training_step()
         self.metrics.log_value(ADAPTERS_TRAIN, float(self._switch.done), window=1)
 

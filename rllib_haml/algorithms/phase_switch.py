@@ -19,6 +19,7 @@ class PhaseSwitch:
         done: It has been time.
         least, best: Of the returns, the best as of the last gain.
         waited: Iterations since then.
+        seen: Env steps at the last return that counted.
     """
 
     step: int | None = None
@@ -28,6 +29,7 @@ class PhaseSwitch:
     least: float = float("inf")
     best: float = float("-inf")
     waited: int = 0
+    seen: int = -1
 
     @classmethod
     def of(
@@ -57,9 +59,11 @@ class PhaseSwitch:
         )
 
     def due(self, steps: int, team_return: float | None) -> bool:
-        """Whether it is time now; call it once per iteration."""
-        by_step = self.step is not None and steps >= self.step
-        self.done = by_step or self._has_stalled(team_return)
+        """Whether it is time now; call it once per iteration. One that gave no samples does not count."""
+        if steps > self.seen:
+            self.seen = steps
+            by_step = self.step is not None and steps >= self.step
+            self.done = by_step or self._has_stalled(team_return)
         return self.done
 
     def _has_stalled(self, team_return: float | None) -> bool:
@@ -80,3 +84,5 @@ class PhaseSwitch:
         """Goes on from `get_state`, under the rule that this one was made with."""
         for name in ("done", "least", "best", "waited"):
             setattr(self, name, state[name])
+        # A checkpoint of an earlier release does not have it.
+        self.seen = state.get("seen", -1)

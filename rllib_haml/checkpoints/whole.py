@@ -71,11 +71,16 @@ class WholeCheckpoints(Algorithm):
             CheckpointError: It is damaged, or another algorithm's or team's; nothing of it was loaded.
         """
         if component is not None:
+            self._before_restoring()
             super().restore_from_path(path, *args, component=component, filesystem=filesystem, **kwargs)
             return
         with _verified(path, filesystem) as (directory, manifest):
             refuse_foreign(str(path), manifest, type(self), self.config.team)
+            self._before_restoring()
             super().restore_from_path(directory, *args, **kwargs)
+
+    def _before_restoring(self) -> None:
+        """Called once a checkpoint is known to be whole and this algorithm's, before it is loaded."""
 
     @override(Algorithm)
     def restore(self, checkpoint_path: Any) -> None:

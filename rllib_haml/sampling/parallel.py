@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +26,10 @@ class EnvRunnersLost(RuntimeError):
     """No env runner is alive, and none came back in time; the message says what the last one died of."""
 
 
+class EnvRunnerError(RuntimeError):
+    """What an env runner raised that is no `EnvironmentFault`; the message ends with its traceback."""
+
+
 class Answer(NamedTuple):
     """What one env runner gives: its fragments (RLlib's own: episodes), its metrics, its weights' version."""
 
@@ -37,14 +42,27 @@ class Answer(NamedTuple):
         return int(self.metrics[NUM_ENV_STEPS_SAMPLED])
 
 
-def _sample(env_runner: Any, weights: Any = None) -> Answer | EnvironmentFault:
-    """Runs on the env runner. A fault travels as a value: raised there, RLlib would keep its cause."""
-    if weights is not None:
-        env_runner.set_state(weights)
+def _sample(env_runner: Any) -> Answer:
+    return Answer(env_runner.sample(), env_runner.get_metrics(), env_runner._weights_seq_no)
+
+
+def _sample_with(env_runner: Any, weights: Any) -> Answer | EnvironmentFault | EnvRunnerError:
+    """Runs on a remote env runner. Its errors travel as values.
+
+    Raised there, RLlib would end the process and keep the cause, and the next one would raise it again.
+    """
     try:
-        return Answer(env_runner.sample(), env_runner.get_metrics(), env_runner._weights_seq_no)
+        if weights is not None:
+            env_runner.set_state(weights)
+        return _sample(env_runner)
     except EnvironmentFault as fault:
         return fault
+    except Exception as error:
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        trace = traceback.format_exc()
+        return EnvRunnerError(f"An env runner raised {type(root).__name__}: {root}\n{trace}")
 
 
 class Sample(NamedTuple):
@@ -74,6 +92,8 @@ class BatchSampler:
         self._group, self._config, self._restore = env_runner_group, config, restore
         self._weights: Any = None
         self._version = 0
+        self._lost_since: float | None = None
+        self._last_error: Exception | None = None
 
     def take_weights(self, learner_group: Any) -> None:
         """From now on env runners sample with the learners' present weights.
@@ -94,7 +114,7 @@ class BatchSampler:
     def begin(self) -> None:
         """Lets remote env runners sample the next batch."""
         if self._is_remote:
-            self._group.foreach_env_runner_async(_sample, tag=_TAG, kwargs={"weights": self._weights})
+            self._group.foreach_env_runner_async(_sample_with, tag=_TAG, kwargs={"weights": self._weights})
 
     def forget(self) -> None:
         """Waits for what was begun, and drops it: other weights, or another state, count from now on."""
@@ -109,6 +129,7 @@ class BatchSampler:
 
         Raises:
             EnvironmentFault: If an environment is at fault; it names agent, sub-environment and step.
+            EnvRunnerError: If a remote env runner raised anything else.
             EnvRunnersLost: If all env runners died and none came back.
         """
         samples: list[Any] = []
@@ -125,7 +146,7 @@ class BatchSampler:
                 )
                 break
             for answer in answers:
-                if isinstance(answer, EnvironmentFault):
+                if not isinstance(answer, Answer):
                     raise answer
                 results.append(answer.metrics)
                 if answer.version < self._version:
@@ -157,6 +178,8 @@ class BatchSampler:
         for reply in replies:
             if not reply.ok:
                 self._count_out(reply.actor_id, reply.get())
+        if any(reply.ok for reply in replies):
+            self._lost_since = None
         late = self._group.num_in_flight_async_reqs(tag=_TAG)
         if late and len(replies):
             logger.warning(
@@ -166,6 +189,7 @@ class BatchSampler:
 
     def _count_out(self, env_runner: int, error: Exception) -> None:
         """One has died: the others go on, unless nothing was to be tolerated."""
+        self._last_error = error
         if not (self._config.restart_failed_env_runners or self._config.ignore_env_runner_failures):
             raise error
         logger.warning(
@@ -180,24 +204,27 @@ class BatchSampler:
     def _revive(self) -> None:
         """Waits until an env runner is alive, for at most `env_runner_restore_timeout_s`.
 
+        The clock runs on until one has given samples: what dies as soon as it samples is not alive.
+
         Raises:
             EnvRunnersLost: None is.
         """
         limit = self._config.env_runner_restore_timeout_s if self._config.restart_failed_env_runners else 0.0
-        start = told = time.monotonic()
+        told = time.monotonic()
         while not self._has_healthy:
             now = time.monotonic()
-            if now - start >= limit:
+            self._lost_since = now if self._lost_since is None else self._lost_since
+            if now - self._lost_since >= limit:
                 raise EnvRunnersLost(
-                    f"All {self._group.num_remote_workers()} env runners are dead, and none came back within "
-                    f"{limit:g} s (env_runner_restore_timeout_s; 0 without restart_failed_env_runners). "
-                    f"{self._cause()}"
+                    f"All {self._group.num_remote_workers()} env runners are dead, and none gave samples "
+                    f"within {limit:g} s (env_runner_restore_timeout_s; 0 without "
+                    f"restart_failed_env_runners). {self._cause()}"
                 )
             if now - told >= _LINE_EVERY_S:
                 told = now
                 logger.warning(
-                    "No env runner has been alive for %.0f s; the run ends after %g s. %s",
-                    now - start,
+                    "No env runner has given samples for %.0f s; the run ends after %g s. %s",
+                    now - self._lost_since,
                     limit,
                     self._cause(),
                 )
@@ -209,8 +236,6 @@ class BatchSampler:
             lambda env_runner: env_runner.ping(), healthy_only=False, timeout_seconds=1.0
         )
         errors = [f"Env runner {reply.actor_id}: {reply.get()}" for reply in replies if not reply.ok]
-        return (
-            errors[0]
-            if errors
-            else "They do not answer: `ray status` tells whether nodes have room for them."
-        )
+        unknown = "They do not answer: `ray status` tells whether nodes have room for them."
+        died = f" The last one died of: {self._last_error}" if self._last_error else ""
+        return (errors[0] if errors else unknown) + died

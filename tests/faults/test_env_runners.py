@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from faulty_envs import Faulty
 
 from rllib_haml import HAPPOConfig
 from rllib_haml.sampling.fragment import JointFragment
-from rllib_haml.sampling.parallel import EnvRunnersLost
+from rllib_haml.sampling.joint_env_runner import JointEnvRunner
+from rllib_haml.sampling.parallel import EnvRunnerError, EnvRunnersLost
 
 STEPS = 200
 
@@ -138,6 +140,30 @@ def test_an_environment_that_fails_in_an_env_runner(watch: Any, tmp_path: Path) 
     assert team.pids() == pids, "no process had to end for it"
     assert team.train()["env_runners"]["num_env_step_failures"] == 3, "and so it goes on"
     assert result["num_env_runner_restarts_lifetime"] == 0
+
+
+def test_what_rllibs_own_env_runner_raises_ends_training_with_its_text(watch: Any, tmp_path: Path) -> None:
+    team = watch(config(tmp_path).multi_agent(count_steps_by="agent_steps"))
+    assert not issubclass(team.algo.config.env_runner_cls, JointEnvRunner)
+    team.algo.train()
+    pids = team.pids()
+    (tmp_path / "raise@3").touch()
+    with pytest.raises(EnvRunnerError, match=r"raised OSError: the simulator lost its licence\nTraceback"):
+        deque((team.algo.train() for _ in range(5)), maxlen=0)
+    assert team.pids() == pids
+
+
+def test_dying_whenever_it_samples_is_dead(watch: Any, tmp_path: Path) -> None:
+    """Ray starts it again each time; the clock runs on until one has given samples."""
+    team = watch(config(tmp_path, runners=1, env_runner_restore_timeout_s=4.0))
+    team.train()
+    for number in range(50):
+        (tmp_path / f"die@1@{number}").touch()
+    start = time.monotonic()
+    with pytest.raises(EnvRunnersLost, match=r"within 4 s.*The last one died of: "):
+        team.until(lambda result: False)
+    assert 4.0 < time.monotonic() - start < 40
+    assert len(list(tmp_path.iterdir())) < 49, "it was started again and died again"
 
 
 def test_all_dead_for_a_stated_time_is_an_error_with_the_cause(watch: Any) -> None:

@@ -221,12 +221,14 @@ def test_damage_is_found_before_anything_is_loaded(saved: Any, stopping: list[An
     )
     algo = config().build_algo()
     stopping.append(algo)
+    algo.train()
     before = weights(algo)[0]
     with pytest.raises(CheckpointError, match=words):
         HAPPO.from_checkpoint(damaged)
     with pytest.raises(CheckpointError, match=words):
         algo.restore_from_path(damaged)
     assert modules_moved(before, weights(algo)[0]) == set()
+    assert algo.train()["num_env_steps_stale_lifetime"] == 0
     train = [
         "train",
         "--run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ LENGTH = 10
 class Faulty(MultiAgentEnv):
     """Two agents are paid for equal choices. Each file in `orders` makes the one who takes it fail once.
 
-    A file's name is the fault, `raise`, `nan`, `shape` or `stall`; with `@3` behind it only an episode's
-    third step takes it, and what follows another `@` tells files apart. While there is a file `hold`, no
-    step ends.
+    A file's name is the fault, `raise`, `die`, `nan`, `shape` or `stall`; with `@3` behind it only the third
+    step of an episode takes it, and what follows another `@` tells files apart. While there is a file
+    `hold`, no step ends.
 
     Args:
         config: `orders` is the directory.
@@ -49,6 +50,8 @@ class Faulty(MultiAgentEnv):
         match self._order():
             case "raise":
                 raise OSError("the simulator lost its licence")
+            case "die":
+                os._exit(1)
             case "nan":
                 obs["right"][0] = np.nan
             case "shape":
@@ -61,7 +64,7 @@ class Faulty(MultiAgentEnv):
     def _order(self) -> str | None:
         for file in sorted(self.orders.iterdir()) if self.orders else ():
             fault, at, *_ = [*file.name.split("@"), ""]
-            if at and int(at) != self.t:
+            if fault == "hold" or (at and int(at) != self.t):
                 continue
             try:
                 file.unlink()

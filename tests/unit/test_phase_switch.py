@@ -10,10 +10,10 @@ from rllib_haml import LoRASAConfig
 from rllib_haml.algorithms.phase_switch import PhaseSwitch
 
 
-def first_due(switch: PhaseSwitch, returns: list[float | None], steps: int = 100) -> int | None:
-    """The iteration in which it is time; each one adds `steps`."""
+def first_due(switch: PhaseSwitch, returns: list[float | None], start: int = 0) -> int | None:
+    """The iteration in which it is time; each one adds 100 steps to those of `start` iterations."""
     for i, value in enumerate(returns):
-        if switch.due(i * steps, value):
+        if switch.due((start + i) * 100, value):
             return i
     return None
 
@@ -47,7 +47,7 @@ def test_it_goes_on_from_its_state() -> None:
     assert first_due(whole, returns) == 4
     assert first_due(first, returns[:3]) is None
     second.set_state(first.get_state())
-    assert first_due(second, returns[3:]) == 1
+    assert first_due(second, returns[3:], start=3) == 1
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,9 @@ def test_wrong_settings_say_what_is_right(training: dict[str, Any], message: str
     config = LoRASAConfig().environment("matrix_game", env_config={"game": "climbing"}).training(**training)
     with pytest.raises(ValueError, match=message):
         config.validate()
+
+
+def test_iterations_without_samples_are_not_waited_through() -> None:
+    switch = PhaseSwitch.of("plateau", None, patience=2, min_gain=0.0)
+    assert not any(switch.due(100, 1.0) for _ in range(10))
+    assert [switch.due(steps, 1.0) for steps in (200, 300)] == [False, True]
