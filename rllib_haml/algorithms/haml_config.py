@@ -27,6 +27,8 @@ WITHOUT_EFFECT = {
     "torch_compile_worker": False,
     "log_gradients": False,
     "torch_skip_nan_gradients": False,
+    # Every request is for a share of the one batch that is trained on next.
+    "max_requests_in_flight_per_env_runner": 1,
 }
 # Keys of `training` that cannot differ from policy to policy.
 TEAM_WIDE = {

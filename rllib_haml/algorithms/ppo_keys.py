@@ -69,10 +69,7 @@ REFUSED: dict[str, Refusal] = {
     "num_aggregator_actors_per_learner": Refusal((0,), "fragments go to the learners whole: leave it out"),
     "max_requests_in_flight_per_aggregator_actor": Refusal((3,), "there are no aggregator actors"),
     "max_requests_in_flight_per_sampler_worker": Refusal(
-        (None,), "an env runner answers one request before it gets another"
-    ),
-    "max_requests_in_flight_per_env_runner": Refusal(
-        (1,), "a second request would add its samples to the same batch: leave it out"
+        (), "an env runner answers one request before it gets another"
     ),
     "learner_connector": Refusal(
         (None,),

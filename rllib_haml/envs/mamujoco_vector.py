@@ -10,7 +10,7 @@ import numpy as np
 
 from rllib_haml.envs.mamujoco_observation import standardised
 from rllib_haml.sampling.pettingzoo_team import PettingZooTeam
-from rllib_haml.sampling.serial_vector_env import SerialVectorTeamEnv
+from rllib_haml.sampling.serial_vector_env import SerialVectorTeamEnv, raise_first
 from rllib_haml.sampling.vector_env import AgentID, TeamStep
 
 if TYPE_CHECKING:
@@ -57,19 +57,20 @@ class MAMuJoCoVector(SerialVectorTeamEnv):
         commands = self._commands(actions)
         if not (all(self._running) and math.isfinite(np.vdot(commands, commands))):
             return super().step(actions)
-        step, rewards, row = self._step, [], 0
+        step, rewards, faults = self._step, np.zeros(self.num_envs), []
         self.episode_steps += 1
-        try:
-            for row, robot in enumerate(self._robots):
-                reward, terminated, truncated, _ = robot.move(commands[row])
-                rewards.append(reward)
-                if terminated or truncated:
-                    self._running[row] = False
-                    step.terminated[row], step.truncated[row] = terminated, not terminated
-        except Exception as error:
-            raise self._fault(error, "step", row) from error
-        step.reward[:] = np.array(rewards)[:, None]
+        for row, robot in enumerate(self._robots):
+            try:
+                rewards[row], terminated, truncated, _ = robot.move(commands[row])
+            except Exception as error:
+                faults.append(self._fault(error, "step", row))
+                continue
+            if terminated or truncated:
+                self._running[row] = False
+                step.terminated[row], step.truncated[row] = terminated, not terminated
+        step.reward[:] = rewards[:, None]
         self._observe()
+        raise_first(faults)
         return step
 
     def _commands(self, actions: Mapping[AgentID, Any]) -> np.ndarray:

@@ -96,7 +96,7 @@ class SerialVectorTeamEnv:
                 self._write(row, self._teams[row].reset(seed), acted=())
             except Exception as error:
                 faults.append(self._fault(error, "reset", row))
-        _raise(faults)
+        raise_first(faults)
         return self._step
 
     def step(self, actions: Mapping[AgentID, Any]) -> TeamStep:
@@ -117,7 +117,7 @@ class SerialVectorTeamEnv:
                 self._write(row, team.step({agent: feeds[agent][row] for agent in acted}), acted)
             except Exception as error:
                 faults.append(self._fault(error, "step", row))
-        _raise(faults)
+        raise_first(faults)
         return self._step
 
     def renew(self, rows: Sequence[int]) -> None:
@@ -291,7 +291,7 @@ class SerialVectorTeamEnv:
         return fault
 
 
-def _raise(faults: list[EnvironmentFault]) -> None:
+def raise_first(faults: list[EnvironmentFault]) -> None:
     """The first of `faults`, which knows the others."""
     if faults:
         first, *others = faults

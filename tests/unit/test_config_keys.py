@@ -89,9 +89,7 @@ def test_the_refusals_suggest_what_exists() -> None:
         lambda_=1.0,
         minibatch_size=None,
         clip_param=0.1,
-    ).env_runners(max_requests_in_flight_per_env_runner=2).rl_module(
-        model_config={"fcnet_hiddens": [3]}
-    ).validate()
+    ).rl_module(model_config={"fcnet_hiddens": [3]}).validate()
 
 
 def test_an_unknown_key_is_an_error() -> None:

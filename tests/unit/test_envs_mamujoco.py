@@ -10,6 +10,8 @@ import pytest
 
 from rllib_haml.envs import mamujoco
 from rllib_haml.envs.factorisations import BUILT_IN, FURTHER
+from rllib_haml.envs.mamujoco_vector import MAMuJoCoVector
+from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.make_vector import make_vector_team_env
 
 # Observation lengths with agent_obsk 1, as gymnasium-robotics 1.4 gives them.
@@ -221,3 +223,39 @@ def test_many_segment_robots_can_be_built_by_several_processes_at_once():
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0] * 4
+
+
+def test_a_robot_that_fails_leaves_the_others_their_steps(monkeypatch):
+    """Rewards, ends and observations of the others are those of a run in which nothing failed."""
+
+    def walk(fails_at):
+        env = make_vector_team_env(lambda: mamujoco.make("HalfCheetah", "2x3", max_episode_steps=4), 3)
+        assert type(env) is MAMuJoCoVector
+        move = env._robots[1].move
+
+        def moved(command):
+            if env.episode_steps[1] == fails_at:
+                raise OSError("a joint is gone")
+            return move(command)
+
+        monkeypatch.setattr(env._robots[1], "move", moved)
+        env.reset(range(3), [1, 2, 3])
+        generator, seen = np.random.default_rng(0), []
+        for _ in range(4):
+            actions = {a: generator.uniform(-1, 1, (3, 3)).astype(np.float32) for a in env.agents}
+            fault = None
+            try:
+                env.step(actions)
+            except EnvironmentFault as raised:
+                fault = (raised.sub_env, raised.step)
+            step = env._step
+            arrays = (*step.obs.values(), step.state, step.reward, step.terminated, step.truncated)
+            seen.append((fault, [array[[0, 2]].copy() for array in arrays]))
+        return seen
+
+    sound, faulty = walk(None), walk(2)
+    assert [fault for fault, _ in faulty] == [None, (1, 2), None, None]
+    for (_, one), (_, other) in zip(sound, faulty, strict=True):
+        for left, right in zip(one, other, strict=True):
+            np.testing.assert_array_equal(left, right)
+    assert sound[3][1][-1].all(), "the episodes of the others end with their fourth step"
