@@ -119,6 +119,13 @@ def intact_beside(path: str, filesystem: fs.FileSystem) -> str | None:
     return None
 
 
+def last_intact(path: str, filesystem: fs.FileSystem) -> str | None:
+    """The intact checkpoint that was written last, of the run or the runs whose directory `path` is."""
+    found = [it for it in _checkpoints_in(path, filesystem) if _is_file(f"{it}/{MANIFEST}", filesystem)]
+    found.sort(key=lambda it: filesystem.get_file_info(f"{it}/{MANIFEST}").mtime_ns or 0, reverse=True)
+    return next((it for it in found if not _compare(it, filesystem)[1]), None)
+
+
 def _way_out(path: str, filesystem: fs.FileSystem) -> str:
     other = intact_beside(path, filesystem)
     if other is None:

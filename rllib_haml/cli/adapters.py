@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rllib_haml.cli.arguments import CHECKPOINT
 from rllib_haml.config.errors import ConfigError, Problem, did_you_mean
 
 if TYPE_CHECKING:
     from rllib_haml.checkpoints.manifest import Manifest
 
 _MODULES = Path("learner_group", "learner", "rl_module")
-_CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path))
 _AGENT = click.option("--agent", help="Only this agent's.")
 
 
@@ -31,7 +31,7 @@ def adapters() -> None:
 
 
 @adapters.command("list")
-@_CHECKPOINT
+@CHECKPOINT
 def list_adapters(checkpoint: Path) -> None:
     """List the adapters: ranks, trained numbers, and their share of the backbone's."""
     for agent, adapter in _adapters(checkpoint).items():
@@ -43,7 +43,7 @@ def list_adapters(checkpoint: Path) -> None:
 
 
 @adapters.command("export")
-@_CHECKPOINT
+@CHECKPOINT
 @click.argument("directory", type=click.Path(path_type=Path))
 @_AGENT
 def export_adapters(checkpoint: Path, directory: Path, agent: str | None) -> None:
@@ -56,7 +56,7 @@ def export_adapters(checkpoint: Path, directory: Path, agent: str | None) -> Non
 
 
 @adapters.command("import")
-@_CHECKPOINT
+@CHECKPOINT
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--agent", required=True, help="Whose adapter it becomes.")
@@ -84,7 +84,7 @@ def import_adapter_files(checkpoint: Path, directory: Path, out: Path, agent: st
 
 
 @adapters.command("merge")
-@_CHECKPOINT
+@CHECKPOINT
 @click.argument("directory", type=click.Path(path_type=Path))
 @_AGENT
 def merge_adapters(checkpoint: Path, directory: Path, agent: str | None) -> None:
@@ -95,7 +95,7 @@ def merge_adapters(checkpoint: Path, directory: Path, agent: str | None) -> None
 
 
 @adapters.command("audit")
-@_CHECKPOINT
+@CHECKPOINT
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw it into this picture, too.")
 def audit(checkpoint: Path, plot: Path | None) -> None:
     """Show how far the agents have drifted from the backbone and from each other."""

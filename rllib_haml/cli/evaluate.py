@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rllib_haml.cli.arguments import CHECKPOINT
 from rllib_haml.config.errors import ConfigError, Problem
 
 
@@ -17,13 +18,13 @@ Examples:
   rllib evaluate CHECKPOINT --episodes 2 --render videos/    (one GIF per episode)
 """
 )
-@click.argument("checkpoint", metavar="CHECKPOINT")
+@CHECKPOINT
 @click.option("--episodes", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--render", metavar="DIR", help="Write one GIF per episode into DIR.")
 @click.option("-v", "verbosity", count=True, help="Show Ray's logs.")
-def evaluate(checkpoint: str, episodes: int, render: str | None, verbosity: int) -> None:
+def evaluate(checkpoint: Path, episodes: int, render: str | None, verbosity: int) -> None:
     """Play a checkpoint without exploration; print mean and spread over the episodes."""
-    path = Path(checkpoint).expanduser().resolve()
+    path = checkpoint.expanduser().resolve()
     if not (path / "class_and_ctor_args.pkl").is_file():
         raise ConfigError([Problem("rllib evaluate", "", _reason(path))])
     from rllib_haml.cli.logs import set_up_logs

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import time
 import warnings
 
 import click
+
+_SAME_TIME_S = 5.0
 
 
 class _Terminal(logging.Handler):
@@ -48,13 +51,17 @@ def show_worker_logs_of_this_package() -> None:
     from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
 
     dispatcher.remove_handler("ray_print_logs")
-    seen: set[str] = set()
+    last_said: dict[str, float] = {}
 
     def show(batch: dict) -> None:
+        now = time.monotonic()
         for line in batch["lines"]:
-            # Every worker says the same thing.
-            if "rllib_haml:" in line and line not in seen:
-                seen.add(line)
-                click.echo(line.partition("rllib_haml:")[2].strip(), err=True)
+            if "rllib_haml:" not in line:
+                continue
+            text = line.partition("rllib_haml:")[2].strip()
+            # Workers say the same thing at the same time; said again later, it happened again.
+            if now - last_said.get(text, -_SAME_TIME_S) >= _SAME_TIME_S:
+                click.echo(text, err=True)
+            last_said[text] = now
 
     dispatcher.add_handler("rllib_haml", show)

@@ -39,8 +39,8 @@ class TrainOptions:
         """Writes the options over every experiment of `document`."""
         for name in list(document.data):
             for path, value, flag in self._overrides():
-                if path == ("env",):
-                    document.remove((name, "config", "env"))
+                if path in _ALSO_AT:
+                    document.remove((name, *_ALSO_AT[path]))
                 document.override((name, *path), value, flag)
         if self.experiment_name:
             document.rename_only(self.experiment_name, "--experiment-name")
@@ -71,6 +71,15 @@ _SPEC_OPTIONS = (
     "checkpoint_at_end",
     "max_failures",
 )
+
+
+# What an option replaces may stand in a second place of a file.
+_ALSO_AT: dict[KeyPath, KeyPath] = {
+    ("env",): ("config", "env"),
+    ("checkpoint_freq",): ("checkpoint_config", "checkpoint_frequency"),
+    ("checkpoint_at_end",): ("checkpoint_config", "checkpoint_at_end"),
+    ("storage_path",): ("local_dir",),
+}
 
 
 def _mapping(text: str, flag: str) -> dict[str, Any]:

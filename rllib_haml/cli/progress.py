@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
 from ray._private.dict import flatten_dict
 from ray.tune import Callback
 from ray.tune.experiment import Trial
+
+from rllib_haml.cli.report import cause
 
 STEPS = "num_env_steps_sampled_lifetime"
 
@@ -62,6 +65,10 @@ class ProgressLines(Callback):
         start = self._starts[trial.trial_id]
         click.echo(f"{self._label(trial)}  {progress_line(flat, trial.stopping_criterion, start)}")
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Says why a trial failed that `max_failures` lets start again."""
+        click.echo(f"{self._label(trial)}: {restart_line(trial)}", err=True)
+
     def _label(self, trial: Trial) -> str:
         return f"{self._name}#{trial.trial_id.rpartition('_')[2]}" if self._several else self._name
 
@@ -82,6 +89,16 @@ def progress_line(flat: Mapping[str, Any], stop: Mapping[str, float], start: _St
     if metric in stop:
         parts.append(f"{_time_left(done, stop[metric], start)} left")
     return "  ".join(parts)
+
+
+def restart_line(trial: Trial) -> str:
+    """Which failure of how many a trial has survived, from where it goes on, and what it died of."""
+    allowed = f" of {trial.max_failures}" if trial.max_failures >= 0 else ""
+    place = "its last checkpoint" if trial.has_checkpoint() else "its beginning"
+    text = Path(trial.error_file).read_text() if trial.error_file else ""
+    # Tune adds every failure's trace to one file, each below a heading.
+    last = text.rpartition("Failure # ")[2].partition("\n")[2]
+    return f"failure {trial.num_failures}{allowed}, goes on from {place}: {cause(last)}"
 
 
 def target_of(stop: Mapping[str, float]) -> tuple[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 from ray.tune import Result, ResultGrid
 
+from rllib_haml.cli.storage import within
+
 LEARNERS = "learners"
 
 
@@ -14,19 +16,19 @@ def report(name: str, results: ResultGrid, path: str, verbosity: int) -> None:
     Args:
         name: The experiment.
         results: Its trials.
-        path: Its directory.
+        path: Its directory, or its URI.
         verbosity: From 1 on with full traces.
     """
     checkpoints = []
     for result in results:
         if result.error is not None:
-            click.echo(f"{name}: trial failed: {cause(result.error)}", err=True)
+            click.echo(f"{name}: trial failed: {cause(str(result.error))}", err=True)
             if verbosity:
                 click.echo(str(result.error), err=True)
             else:
                 click.echo(f"  -v shows the whole trace; it also lies in {result.path}", err=True)
         if result.checkpoint is not None:
-            checkpoints.append(result.checkpoint.path)
+            checkpoints.append(within(path, result.checkpoint.path))
     click.echo(f"{name}: results      {path}")
     for checkpoint in checkpoints:
         click.echo(f"{name}: checkpoint   {checkpoint}")
@@ -34,10 +36,10 @@ def report(name: str, results: ResultGrid, path: str, verbosity: int) -> None:
     for checkpoint in checkpoints:
         click.echo(f"{name}: evaluate     rllib evaluate {checkpoint}")
     for result in results:
-        _report_adapters(name, result)
+        _report_adapters(name, result, path)
 
 
-def _report_adapters(name: str, result: Result) -> None:
+def _report_adapters(name: str, result: Result, path: str) -> None:
     """What each agent ended up with of its own, where agents have adapters."""
     learners = (result.metrics or {}).get(LEARNERS, {})
     figures = {agent: of for agent, of in sorted(learners.items()) if "adapter_relative_norm_max" in of}
@@ -47,13 +49,13 @@ def _report_adapters(name: str, result: Result) -> None:
 
     click.echo(f"{name}: adapters\n{audit_table(figures)}")
     if result.checkpoint is not None:
-        click.echo(f"{name}: audit        rllib adapters audit {result.checkpoint.path}")
+        click.echo(f"{name}: audit        rllib adapters audit {within(path, result.checkpoint.path)}")
 
 
-def cause(error: BaseException) -> str:
-    """The first exception of the chain that a remote worker raised, in one line."""
+def cause(trace: str) -> str:
+    """The first exception of the chain whose traces a remote worker printed, in one line."""
     # Ray hands over the printed traces of all processes, the root cause first.
-    trace = str(error).partition("\nThe above exception was the direct cause")[0].rstrip()
+    trace = trace.partition("\nThe above exception was the direct cause")[0].rstrip()
     lines = trace.splitlines()
     frames = [number for number, line in enumerate(lines) if line.startswith("  ")]
     message = lines[frames[-1] + 1 :] if frames else lines

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import click
 import ray
@@ -18,7 +17,8 @@ from rllib_haml.cli.options import TrainOptions
 from rllib_haml.cli.progress import ProgressLines
 from rllib_haml.cli.report import report
 from rllib_haml.cli.resources import WaitingLines, trial_shortage
-from rllib_haml.cli.resume import can_resume, has_ended
+from rllib_haml.cli.resume import NEVER_BEGUN, earlier_run
+from rllib_haml.cli.storage import check_storage, experiment_path, storage_path
 from rllib_haml.config.errors import ConfigError, Problem
 from rllib_haml.config.experiment import Experiment
 
@@ -37,7 +37,7 @@ def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int
     """
     if options.resume:
         _check_resumable(experiments)
-    _check_storage(experiments)
+    check_storage(experiments)
     _warn_of_lost_work(experiments)
     start_ray(options)
     try:
@@ -69,22 +69,12 @@ def _cluster(options: TrainOptions) -> str | None:
 
 
 def _check_resumable(experiments: list[Experiment]) -> None:
-    if any(can_resume(experiment_path(e), e.num_trials) for e in experiments):
+    runs = [earlier_run(experiment_path(e)) for e in experiments]
+    ended = [run.has_ended(e.num_trials) for run, e in zip(runs, experiments, strict=True)]
+    if any(run.begun for run in runs) and not all(ended):
         return
     text = "nothing to resume: no interrupted run in {}. Start one without --resume."
     raise ConfigError([Problem("--resume", e.name, text.format(experiment_path(e))) for e in experiments])
-
-
-def _check_storage(experiments: list[Experiment]) -> None:
-    for experiment in experiments:
-        path = _storage(experiment)
-        if "://" in path:
-            continue
-        try:
-            Path(path).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            text = f"{path} cannot be written to: {error.strerror}. Name a directory."
-            raise ConfigError([Problem("--storage-path", experiment.name, text)]) from error
 
 
 def _check_resources(experiments: list[Experiment], options: TrainOptions) -> None:
@@ -117,16 +107,6 @@ def _warn_of_lost_work(experiments: list[Experiment]) -> None:
             )
 
 
-def _storage(experiment: Experiment) -> str:
-    root = experiment.storage_path or "~/ray_results"
-    return root.rstrip("/") if "://" in root else str(Path(root).expanduser().resolve())
-
-
-def experiment_path(experiment: Experiment) -> str:
-    """The directory, or the URI, of an experiment's results."""
-    return f"{_storage(experiment)}/{experiment.name}"
-
-
 def _run_all(experiments: list[Experiment], options: TrainOptions) -> int:
     worst = 0
     for experiment in experiments:
@@ -137,21 +117,33 @@ def _run_all(experiments: list[Experiment], options: TrainOptions) -> int:
 
 
 def _run(experiment: Experiment, options: TrainOptions) -> int:
-    path = experiment_path(experiment)
-    if options.resume and has_ended(path, experiment.num_trials):
+    path, asked = experiment_path(experiment), experiment.num_trials
+    before = earlier_run(path) if options.resume else NEVER_BEGUN
+    if before.has_ended(asked):
         click.echo(f"{experiment.name}: has ended, nothing to resume in {path}")
         return 0
-    resumed = options.resume and can_resume(path, experiment.num_trials)
-    click.echo(f"{experiment.name}: {'resuming' if resumed else 'training'} in {path}")
-    tuner = _interrupted_tuner(experiment, path) if resumed else _new_tuner(experiment, options)
+    click.echo(f"{experiment.name}: {'resuming' if before.begun else 'training'} in {path}")
+    tuner = _interrupted_tuner(experiment, path) if before.begun else _new_tuner(experiment, options)
     results = tuner.fit()
     report(experiment.name, results, path, options.verbosity)
     if results.errors:
         return 1
-    if can_resume(path, experiment.num_trials):
-        click.echo(f"{experiment.name}: interrupted. The same command with --resume continues.")
-        return INTERRUPTED
-    return 0
+    after = earlier_run(path)
+    # Of a search that its time ended, the trials that were never begun are not missing.
+    if after.has_ended(1 if experiment.time_budget_s else asked):
+        return 0
+    if after == before and after.has_ended(len(after.statuses)):
+        raise _fewer_trials(experiment, len(after.statuses))
+    click.echo(f"{experiment.name}: interrupted. The same command with --resume continues.")
+    return INTERRUPTED
+
+
+def _fewer_trials(experiment: Experiment, begun: int) -> ConfigError:
+    text = (
+        f"the run has ended with {begun} trials, and {experiment.num_trials} are asked for now; a resumed "
+        f"run keeps its settings. Start another for the rest: --experiment-name NAME, without --resume."
+    )
+    return ConfigError([Problem("--resume", experiment.name, text)])
 
 
 def _interrupted_tuner(experiment: Experiment, path: str) -> Tuner:
@@ -167,7 +159,7 @@ def _new_tuner(experiment: Experiment, options: TrainOptions) -> Tuner:
         ),
         run_config=tune.RunConfig(
             name=experiment.name,
-            storage_path=_storage(experiment),
+            storage_path=storage_path(experiment),
             stop=experiment.stop,
             verbose=options.verbosity,
             callbacks=[

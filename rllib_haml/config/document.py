@@ -97,8 +97,8 @@ def read_file(path: str | Path) -> Document:
 
 def read_text(text: str, name: str) -> Document:
     """Parses YAML (and with it JSON) text; `name` is what messages call it."""
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return Document(name, None)
@@ -110,8 +110,6 @@ def read_text(text: str, name: str) -> Document:
     except RecursionError as error:
         text = "an alias (`*name`) stands within what it names. Write out what is meant."
         raise ConfigError([Problem(name, "", text)]) from error
-    finally:
-        loader.dispose()
     return Document(name, data, lines)
 
 

@@ -213,6 +213,11 @@ class _ExperimentParser:
         from rllib_haml.checkpoints.read import CheckpointError, check_any
 
         if "://" in checkpoint:
+            text = (
+                f"given {checkpoint}, expected a directory, one that every node can read: copy it there. "
+                f"(A run whose storage_path is remote goes on by --resume.)"
+            )
+            self._document.error((*self._path, "restore"), text)
             return
         try:
             check_any(Path(checkpoint))

@@ -187,10 +187,34 @@ def test_a_killed_happo_run_ends_as_if_it_had_not_been(workplace: Path):
 
 
 def test_a_failing_environment_exits_with_1_and_its_cause(workplace: Path):
-    code, output = finish(train(workplace, "--config", '{"env_config": {"breaks_after": 700}}'))
+    options = ("--max-failures", "1", "--config", '{"env_config": {"breaks_after": 700}}')
+    code, output = finish(train(workplace, *options))
     assert code == 1
+    assert "failure 1 of 1, goes on from its last checkpoint: RuntimeError: the pole broke" in output
     assert "trial failed: RuntimeError: the pole broke" in output
     assert "Traceback" not in output
+
+
+def test_storage_below_a_uri_holds_all_that_a_directory_would(workplace: Path):
+    """An experiment after the first one begins, and what is printed at the end can be typed."""
+    (workplace / "team.yaml").write_text(FILE + FILE.replace("cartpoles:", "second:"))
+    storage = f"file://{workplace}/remote"
+    short = ("--stop", '{"training_iteration": 2}', "--storage-path", storage)
+    code, output = finish(train(workplace, *short))
+    assert code == 0, output
+    assert "interrupted" not in output
+    for name in ("cartpoles", "second"):
+        assert f"{name}: results      {storage}/{name}\n" in output
+    checkpoint = re.findall(r"rllib evaluate (\S+)", output)[-1]
+    assert checkpoint.startswith(f"{storage}/second/")
+    code, output = finish(start(workplace, "evaluate", checkpoint, "--episodes", "1"))
+    assert code == 0, output
+    assert "(1 episodes)" in output
+    code, output = finish(train(workplace, *short, "--resume"))
+    assert code == 2
+    assert "nothing to resume" in output
+    code, output = finish(start(workplace, "evaluate", f"{storage}/nothing"))
+    assert code == 2, output
 
 
 def test_a_gpu_that_is_not_there_is_an_error(workplace: Path):

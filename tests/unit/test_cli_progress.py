@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from rllib_haml.cli.progress import _Start, progress_line
+import pytest
+
+from rllib_haml.cli.logs import show_worker_logs_of_this_package
+from rllib_haml.cli.progress import ProgressLines, _Start, progress_line
 from rllib_haml.cli.report import cause
 
 RESULT = {
@@ -54,4 +60,46 @@ ray::PPO.train() (pid=1)
   File "env_runner.py", line 2, in sample
     raise RuntimeError from e
 RuntimeError"""
-    assert cause(RuntimeError(trace)) == "RuntimeError: the pole broke"
+    assert cause(trace) == "RuntimeError: the pole broke"
+
+
+@pytest.mark.parametrize(
+    "allowed, saved, words",
+    [
+        (3, True, "failure 2 of 3, goes on from its last checkpoint: ValueError: the second"),
+        (-1, False, "failure 2, goes on from its beginning: ValueError: the second"),
+    ],
+)
+def test_a_restart_says_which_and_why(
+    allowed: int, saved: bool, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Tune adds every failure's trace to one file."""
+    traces = [f'  File "env.py", line 6, in step\nValueError: the {n}\n' for n in ("first", "second")]
+    file = tmp_path / "error.txt"
+    file.write_text("".join(f"Failure # {n} (occurred at noon)\n{t}" for n, t in enumerate(traces, 1)))
+    trial: Any = SimpleNamespace(
+        trial_id="ab_00001",
+        max_failures=allowed,
+        num_failures=2,
+        error_file=str(file),
+        has_checkpoint=lambda: saved,
+    )
+    ProgressLines("team", 2).on_trial_recover(1, [trial], trial)
+    assert capsys.readouterr().err == f"team#00001: {words}\n"
+
+
+def test_what_workers_say_together_is_shown_once_and_what_happens_again_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+
+    handlers, now = {}, [0.0]
+    monkeypatch.setattr(dispatcher, "remove_handler", lambda name: None)
+    monkeypatch.setattr(dispatcher, "add_handler", handlers.__setitem__)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    show_worker_logs_of_this_package()
+    line = "rllib_haml: WARNING sub-environment 3 failed"
+    for second in (0.0, 0.1, 4.0, 100.0):
+        now[0] = second
+        handlers["rllib_haml"]({"lines": [line, "somebody else's", line]})
+    assert capsys.readouterr().err.splitlines() == ["WARNING sub-environment 3 failed"] * 2

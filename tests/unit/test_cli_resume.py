@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,42 +12,139 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from rllib_haml.checkpoints.manifest import MANIFEST
+from rllib_haml.cli import run
 from rllib_haml.cli.app import rllib
-from rllib_haml.cli.resume import can_resume, has_ended
+from rllib_haml.cli.resume import earlier_run
+from rllib_haml.cli.storage import check_storage
+from rllib_haml.config.errors import ConfigError
+
+CHECKPOINT = Path(__file__).parents[1] / "data" / "checkpoint" / "happo_climbing"
 
 
+def note(directory: Path, *statuses: str) -> None:
+    """Writes what Tune leaves of an experiment."""
+    directory.mkdir(exist_ok=True)
+    (directory / "tuner.pkl").touch()
+    trials = [[json.dumps({"status": status}), "{}"] for status in statuses]
+    (directory / "experiment_state-1.json").write_text(json.dumps({"trial_data": trials}))
+
+
+def an_experiment(tmp_path: Path, name: str = "team", num_trials: int = 1, **more: Any) -> Any:
+    given = {"storage_path": str(tmp_path), "num_trials": num_trials, "time_budget_s": None, **more}
+    return SimpleNamespace(name=name, **given)
+
+
+RESUMING: Any = SimpleNamespace(resume=True, verbosity=0)
+FRESH: Any = SimpleNamespace(resume=False, verbosity=0)
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
 @pytest.mark.parametrize(
-    "statuses, num_trials, expected",
+    "statuses, num_trials, ended",
     [
-        (["TERMINATED"], 1, False),
-        (["RUNNING"], 1, True),
-        (["TERMINATED", "ERROR"], 2, True),
+        (["TERMINATED"], 1, True),
+        (["RUNNING"], 1, False),
+        (["TERMINATED", "ERROR"], 2, False),
         # The other trial of the search was never started.
-        (["TERMINATED"], 2, True),
+        (["TERMINATED"], 2, False),
     ],
 )
-def test_what_is_left_to_do(statuses: list[str], num_trials: int, expected: bool, tmp_path: Path):
-    (tmp_path / "tuner.pkl").touch()
-    trials = [[json.dumps({"status": status}), "{}"] for status in statuses]
-    (tmp_path / "experiment_state-1.json").write_text(json.dumps({"trial_data": trials}))
-    assert can_resume(str(tmp_path), num_trials) is expected
-    assert has_ended(str(tmp_path), num_trials) is not expected
+def test_what_is_left_to_do(statuses: list[str], num_trials: int, ended: bool, scheme: str, tmp_path: Path):
+    note(tmp_path, *statuses)
+    found = earlier_run(f"{scheme}{tmp_path}")
+    assert found.begun
+    assert found.has_ended(num_trials) is ended
 
 
 def test_what_never_began_has_not_ended(tmp_path: Path):
-    assert not has_ended(str(tmp_path), 1)
-    (tmp_path / "tuner.pkl").touch()
-    assert not has_ended(str(tmp_path), 1)
+    for _ in range(2):
+        found = earlier_run(str(tmp_path))
+        assert not found.begun
+        assert not found.has_ended(1)
+        (tmp_path / "tuner.pkl").touch()
+
+
+@pytest.mark.parametrize("torn", ["", '{"trial_data": [["{', "[]", '{"trial_data": [["{}", "{}"]]}'])
+def test_a_torn_note_is_an_error_that_names_the_last_intact_checkpoint(torn: str, tmp_path: Path):
+    note(tmp_path, "RUNNING")
+    (tmp_path / "experiment_state-2.json").write_text(torn)
+    for number in (1, 2, 3):
+        shutil.copytree(CHECKPOINT, tmp_path / "trial" / f"checkpoint_{number}")
+    manifest = tmp_path / "trial" / "checkpoint_3" / MANIFEST
+    manifest.write_text("{}")
+    os.utime(tmp_path / "trial" / "checkpoint_1" / MANIFEST, (0, 0))
+    with pytest.raises(ConfigError) as caught:
+        earlier_run(str(tmp_path))
+    assert "experiment_state-2.json cannot be read" in str(caught.value)
+    assert f"--restore {tmp_path}/trial/checkpoint_2," in str(caught.value)
 
 
 def test_resuming_a_file_does_not_train_again_what_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from rllib_haml.cli import run
-
-    experiment: Any = SimpleNamespace(name="done", storage_path=str(tmp_path), num_trials=1)
-    options: Any = SimpleNamespace(resume=True)
-    monkeypatch.setattr(run, "has_ended", lambda path, num_trials: path == f"{tmp_path}/done")
+    note(tmp_path / "team", "TERMINATED")
     monkeypatch.setattr(run, "_new_tuner", lambda *_: pytest.fail("trains again"))
-    assert run._run(experiment, options) == 0
+    assert run._run(an_experiment(tmp_path), RESUMING) == 0
+
+
+def test_resuming_a_file_begins_what_never_began(tmp_path: Path):
+    """The run was killed between the first experiment's end and the second one's begin."""
+    first, second = an_experiment(tmp_path, "first"), an_experiment(tmp_path, "second")
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        run._check_resumable([first, second])
+    note(tmp_path / "first", "TERMINATED")
+    run._check_resumable([first, second])
+    note(tmp_path / "second", "TERMINATED")
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        run._check_resumable([first, second])
+
+
+@pytest.fixture
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets a run leave trials of the statuses given."""
+
+    def leave(*statuses: str) -> None:
+        tuner = SimpleNamespace(fit=lambda: (note(tmp_path / "team", *statuses), FINE)[1])
+        monkeypatch.setattr(run, "_new_tuner", lambda *_: tuner)
+        monkeypatch.setattr(run, "_interrupted_tuner", lambda *_: tuner)
+        monkeypatch.setattr(run, "report", lambda *_: None)
+
+    FINE = SimpleNamespace(errors=[])
+    return leave
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize(
+    "statuses, code", [(["TERMINATED"] * 2, 0), (["TERMINATED", "RUNNING"], 130), (["TERMINATED"], 130)]
+)
+def test_a_run_was_interrupted_if_trials_are_left(
+    statuses: list[str], code: int, scheme: str, tmp_path: Path, training: Any
+):
+    training(*statuses)
+    team = an_experiment(tmp_path, num_trials=2, storage_path=f"{scheme}{tmp_path}")
+    assert run._run(team, FRESH) == code
+
+
+def test_a_search_that_its_time_ended_was_not_interrupted(tmp_path: Path, training: Any):
+    training("TERMINATED")
+    assert run._run(an_experiment(tmp_path, num_trials=9, time_budget_s=60.0), FRESH) == 0
+
+
+def test_a_resumed_run_takes_no_further_samples_and_says_so(tmp_path: Path, training: Any):
+    note(tmp_path / "team", "TERMINATED")
+    training("TERMINATED")
+    with pytest.raises(ConfigError, match="ended with 1 trials, and 2 are asked for now"):
+        run._run(an_experiment(tmp_path, num_trials=2), RESUMING)
+    training("TERMINATED", "TERMINATED")
+    assert run._run(an_experiment(tmp_path, num_trials=2), RESUMING) == 0
+
+
+def test_storage_that_cannot_be_written_to_is_an_error(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for place in (f"{tmp_path}/file", f"file://{tmp_path}/file", "nowhere://bucket/runs"):
+        with pytest.raises(ConfigError, match="cannot be written to"):
+            check_storage([an_experiment(tmp_path, storage_path=place)])
+    check_storage([an_experiment(tmp_path, storage_path=f"file://{tmp_path}/new/runs")])
+    assert (tmp_path / "new" / "runs").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -54,8 +153,6 @@ def test_resuming_a_file_does_not_train_again_what_has_ended(tmp_path: Path, mon
 def test_an_interrupt_ends_the_whole_file_and_a_failure_does_not(
     codes: list[int], begun: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ):
-    from rllib_haml.cli import run
-
     left = list(codes)
     monkeypatch.setattr(run, "_run", lambda *_: left.pop(0))
     experiments: Any = [None] * len(codes)
@@ -78,8 +175,6 @@ def test_nothing_to_resume_is_an_error_before_ray_starts(tmp_path: Path):
 def test_restarts_without_checkpoints_are_warned_of(
     failures: int, every: int, warns: bool, caplog: pytest.LogCaptureFixture
 ):
-    from rllib_haml.cli import run
-
     experiment: Any = SimpleNamespace(
         name="long", max_failures=failures, checkpoints={"checkpoint_frequency": every}
     )

@@ -96,9 +96,11 @@ ELSEWHERE = [
     ("stop:", "num_samples: 0\n  stop:", ["4: team.num_samples", "num_samples >= 1"]),
     ("stop:", "checkpoint_config: {num_to_keep: a}\n  stop:", ["num_to_keep", "an integer"]),
     ("stop:", "restore: /no/checkpoint\n  stop:", ["4: team.restore", "/no/checkpoint"]),
+    ("stop:", "restore: s3://bucket/run\n  stop:", ["4: team.restore", "s3://bucket/run", "copy it"]),
     ("stop:", "tune_callbacks: [no.Such]\n  stop:", ["tune_callbacks", "no.Such"]),
     ("stop:", "run: PPO\n  stop:", ["4: run", "a second time", "line 2"]),
     ("stop: {", "stop: {{", ["not valid YAML", "brackets"]),
+    ("stop:", "\0stop:", ["not valid YAML", "special characters are not allowed"]),
     (GOOD, "", ["no experiment"]),
     (GOOD, "run: PPO\nenv: CartPole-v1\n", ["has no name"]),
 ]

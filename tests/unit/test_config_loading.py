@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from rllib_haml.cli.options import TrainOptions
 from rllib_haml.config import Experiment, load_experiments
 from rllib_haml.config.document import read_text
 from rllib_haml.config.parse import parse_experiments
@@ -130,3 +132,23 @@ def test_an_override_knows_its_own_place():
 def test_merged_mappings_and_anchors_are_no_duplicates():
     text = "a: &base {x: 1, y: 2}\nb:\n  <<: *base\n  y: 3\n"
     assert read_text(text, "f").data["b"] == {"x": 1, "y": 3}
+
+
+def test_an_option_replaces_what_stands_in_a_second_place():
+    text = """\
+team:
+  run: PPO
+  env: CartPole-v1
+  local_dir: /nowhere
+  checkpoint_config: {checkpoint_frequency: 5, checkpoint_at_end: true, num_to_keep: 2}
+"""
+    said = {"checkpoint_freq": 1, "checkpoint_at_end": False, "storage_path": "/here"}
+    document = read_text(text, "x")
+    TrainOptions(**{**dict.fromkeys(f.name for f in fields(TrainOptions)), **said}).override(document)
+    [experiment] = parse_experiments(document)
+    assert experiment.checkpoints == {
+        "checkpoint_frequency": 1,
+        "checkpoint_at_end": False,
+        "num_to_keep": 2,
+    }
+    assert experiment.storage_path == "/here"
