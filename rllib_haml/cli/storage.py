@@ -28,8 +28,9 @@ def experiment_path(experiment: Experiment) -> str:
 
 def within(experiment: str, checkpoint: str) -> str:
     """The path of a checkpoint in the experiment's directory or URI; Tune's own has lost the scheme."""
-    run, name = PurePosixPath(checkpoint).parts[-2:]
-    return f"{experiment}/{run}/{name}" if is_uri(experiment) else checkpoint
+    if not is_uri(experiment):
+        return checkpoint
+    return "/".join([experiment, *PurePosixPath(checkpoint).parts[-2:]])
 
 
 def check_storage(experiments: list[Experiment]) -> None:
