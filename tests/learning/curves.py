@@ -18,10 +18,10 @@ from typing import Any
 
 import ray
 import torch
-import yaml
 
 import rllib_haml
 from rllib_haml.config import load_experiments
+from rllib_haml.config.document import read_text
 from rllib_haml.haml import Player
 from rllib_haml.learners.advantages import TeamAdvantage
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
@@ -48,7 +48,7 @@ def train(file: Path, seed: int, args: argparse.Namespace) -> None:
     (experiment,) = load_experiments(file)
     config: Any = experiment.config.copy(copy_frozen=False)
     config.debugging(seed=seed).reporting(metrics_num_episodes_for_smoothing=args.window)
-    config.update_from_dict({key: yaml.safe_load(value) for key, value in args.set})
+    config.update_from_dict({key: read_text(value, key).data for key, value in args.set})
     if args.shuffle_advantages:
         config.training(learner_class=ShuffledAdvantages)
     algo = config.build_algo()
