@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -44,17 +45,19 @@ class ShuffledAdvantages(OnPolicyTeamLearner):
         return super()._sweep(players, Shuffled(**parts))
 
 
-def train(file: Path, seed: int, args: argparse.Namespace) -> None:
+def train(file: Path, seed: int, point: dict[str, str], args: argparse.Namespace) -> None:
+    """`point` of the grid: config key -> YAML."""
     (experiment,) = load_experiments(file)
     config: Any = experiment.config.copy(copy_frozen=False)
     config.debugging(seed=seed).reporting(metrics_num_episodes_for_smoothing=args.window)
-    config.update_from_dict({key: read_text(value, key).data for key, value in args.set})
+    config.update_from_dict({key: read_text(value, key).data for key, value in [*args.set, *point.items()]})
     if args.shuffle_advantages:
         config.training(learner_class=ShuffledAdvantages)
     algo = config.build_algo()
     agents = algo.config.team.agents
     assert len(agents) == args.agents, f"{len(agents)} agents, not {args.agents}: {agents}"
     name = experiment.name + ("-shuffled" if args.shuffle_advantages else "")
+    name = " ".join([name, *(f"{key}={value}" for key, value in point.items())])
     goal = args.steps or experiment.stop["num_env_steps_sampled_lifetime"]
     start, steps, reported = time.monotonic(), 0, 0
     while steps < goal:
@@ -80,6 +83,14 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs=2, action="append", default=[], metavar=("KEY", "YAML"), help="a config key"
     )
+    parser.add_argument(
+        "--grid",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("KEY", "YAML"),
+        help="a config key and values to try;\nrows are named by the combination",
+    )
     parser.add_argument("--every", type=int, default=20_000, help="env steps between rows")
     parser.add_argument("--window", type=int, default=20, help="episodes that a row averages")
     parser.add_argument("--shuffle-advantages", action="store_true", help="the control that must not learn")
@@ -89,8 +100,10 @@ def main() -> None:
     torch.set_num_threads(1)
     rllib_haml.register()
     ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    for seed in args.seeds:
-        train(args.file, seed, args)
+    keys = [key for key, *_ in args.grid]
+    for values in itertools.product(*(values for _, *values in args.grid)):
+        for seed in args.seeds:
+            train(args.file, seed, dict(zip(keys, values, strict=True)), args)
 
 
 if __name__ == "__main__":
