@@ -121,8 +121,12 @@ class LoRASALearner(OnPolicyTeamLearner):
             for name, columns in joint.policies.items()
             if backbone or name in adapters
         }
-        policy = Together(members, [self.get_optimizer(name) for name in moving])
+        policy = Together(members, {name: self.get_optimizer(name) for name in moving})
         return {moving[0]: self._player(moving[0], policy)} if moving else {}
+
+    @override(OnPolicyTeamLearner)
+    def _moved_by(self, name: str, player: Player) -> list[str]:
+        return player.policy.moving if isinstance(player.policy, Together) else [name]
 
     def _trained(self, joint: JointBatch) -> list[str]:
         return [name for name in joint.policies if self._is_trained(name)]

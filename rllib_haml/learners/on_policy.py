@@ -151,9 +151,14 @@ class OnPolicyTeamLearner(TorchLearner):
             compound_clip=config.compound_clip,
         )
         for name in result.order:
-            self._count(name, result.faults.get(name))
+            for module_id in self._moved_by(name, players[name]):
+                self._count(module_id, result.faults.get(name))
         self._adapt(players, result)
         return self._report_sweep(result, players, advantage)
+
+    def _moved_by(self, name: str, player: Player) -> list[str]:
+        """The modules that a player's step moves."""
+        return [name]
 
     @override(TorchLearner)
     def compute_loss_for_module(self, **kwargs: Any) -> Any:

@@ -27,14 +27,15 @@ class Together:
 
     Args:
         members: By name.
-        optimizers: Whose parameters move. They step together.
+        optimizers: By the name of the module whose parameters move. They step together.
     """
 
-    def __init__(self, members: Mapping[str, ModulePolicy], optimizers: Sequence[torch.optim.Optimizer]):
-        self.members = dict(members)
+    def __init__(self, members: Mapping[str, ModulePolicy], optimizers: Mapping[str, torch.optim.Optimizer]):
+        self.members, self.moving = dict(members), list(optimizers)
         each = list(self.members.values())
-        self.optimizer: Any = _InStep(optimizers)
-        self._parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+        self.optimizer: Any = _InStep(list(optimizers.values()))
+        groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
+        self._parameters = [parameter for group in groups for parameter in group["params"]]
         self.agents = [len(policy.active) for policy in each]
         self.active = torch.cat([policy.active for policy in each])
         self.behaviour_logp = torch.cat([policy.behaviour_logp for policy in each])

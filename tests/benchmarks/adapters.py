@@ -55,7 +55,7 @@ class Contenders:
         together = {key: torch.cat([part[key] for part in alone.values()], 1) for key in _columns(1, 1)}
         separate = [_policy(self.teams["separate"][name], alone[name]) for name in self.agents]
         adapters = {name: _policy(self.teams["adapters"][name], alone[name]) for name in self.agents}
-        at_once = Together(adapters, [policy.optimizer for policy in adapters.values()])
+        at_once = Together(adapters, {name: policy.optimizer for name, policy in adapters.items()})
         self.policies: dict[str, list[Any]] = {
             "shared": [_policy(self.teams["shared"]["shared"], together)],
             "separate": separate,

@@ -110,6 +110,28 @@ def test_adapters_that_move_at_once_are_one_player(
     algo.stop()
 
 
+@pytest.mark.parametrize(
+    ("mode", "scheme", "stay"),
+    [
+        ("frozen", "sequential", {"agent_1"}),
+        ("frozen", "simultaneous", AGENTS),
+        ("joint", "sequential", AGENTS | {"backbone"}),
+    ],
+)
+def test_what_moves_at_once_stays_at_once(ray_cluster: None, mode: Any, scheme: str, stay: set[str]) -> None:
+    """One adapter's gradient is not finite: all that would have moved with it are counted as skipped."""
+    algo = config(0, adapter_mode=mode, update_scheme=scheme).build_algo()
+    algo.train()
+    weight = next(p for p in algo.learner_group._learner.module["agent_1"].parameters() if p.requires_grad)
+    weight.register_hook(lambda gradient: gradient * float("nan"))
+    before = weights(algo)
+    learners = algo.train()["learners"]
+    skipped = {name for name in learners if learners[name].get("num_updates_skipped_lifetime")}
+    assert skipped == stay
+    assert moved(before, weights(algo)) == (AGENTS | {"critic"}) - stay
+    algo.stop()
+
+
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match=r"adapter_mode='thawed': expected one of frozen, joint"):
         config(0, adapter_mode="thawed").validate()

@@ -61,6 +61,22 @@ FIGURES: dict[str, dict[str, Lines]] = {
             "MAPPO, one network": ("halfcheetah_2x3_mappo_shared.csv", "mappo-halfcheetah-2x3-shared-local"),
         },
     },
+    "halfcheetah_2x3_tuned": {
+        "HalfCheetah 2x3, each algorithm's settings found by search": {
+            label: ("halfcheetah_2x3_tuned.csv", f"{name}-{TASK} {settings}")
+            for label, name, settings in [
+                ("HAPPO", "happo", "num_epochs=15 clip_param=0.2"),
+                (
+                    "HATRPO",
+                    "hatrpo",
+                    "critic_num_epochs=15 neighbourhood={type: kl_ball, radius: 0.03, backtrack_coeff: 0.8}",
+                ),
+                ("HAA2C", "haa2c", "num_epochs=1 lr=5e-4"),
+                ("A2PO", "a2po", "num_epochs=15 clip_param=0.2"),
+                ("MAPPO, separate networks", "mappo", "num_epochs=15 clip_param=0.2"),
+            ]
+        }
+    },
     "lorasa": {
         "HalfCheetah 2x3, 1M steps": {
             "one network, then adapters (HAPPO)": (f"{LORASA}.csv", f"lorasa-{TASK}"),

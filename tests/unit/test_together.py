@@ -45,7 +45,7 @@ def adapters(head: str, agents: tuple[int, ...]) -> dict[str, ModulePolicy]:
 
 
 def together(members: dict[str, ModulePolicy]) -> Together:
-    return Together(members, [policy.optimizer for policy in members.values()])
+    return Together(members, {name: policy.optimizer for name, policy in members.items()})
 
 
 @pytest.mark.parametrize("rows", [slice(None), torch.tensor([4, 1, 5])], ids=["all", "minibatch"])
