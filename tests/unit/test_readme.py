@@ -13,15 +13,42 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
+READMES = [README, *(file.read_text() for file in sorted((ROOT / "tests").glob("*/README.md")))]
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
 def test_every_file_that_is_named_exists() -> None:
-    named = set(re.findall(r"(?:tuned_examples|tests|docker|rllib_haml)/[\w./-]*\w", README))
-    assert len(named) > 6
+    named = {
+        name
+        for text in READMES
+        for name in re.findall(r"(?:tuned_examples|tests|docker|rllib_haml)/[\w./-]*\w", text)
+    }
+    assert len(named) > 40
     missing = {name for name in named if not (ROOT / name).exists()}
     assert not missing
+
+
+@pytest.mark.parametrize(
+    "file", ["README.md", *(f"tests/{d}/README.md" for d in ("learning", "benchmarks", "faults"))]
+)
+def test_every_link_leads_somewhere(file: str) -> None:
+    text = (ROOT / file).read_text()
+    links = re.findall(r"\]\((?!http)([^)]+)\)", text)
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (ROOT / file).parent / path if path else ROOT / file
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def anchors(text: str) -> set[str]:
+    """The names that a Markdown page's headings get."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("key", sorted({*SAME, *OWN_MEANING, *REFUSED}))
@@ -45,7 +72,7 @@ def test_the_names_of_new_keys_are_those_of_the_code() -> None:
     from rllib_haml import HAPPOConfig
     from rllib_haml.modules.model_config import ModelConfig
 
-    section = README.split("### Settings")[1].split("What became")[0]
+    section = README.split("## Settings")[1].split("What became")[0]
     named = set(re.findall(r"`(\w+)`", section)) - {"model_config"}
     of_training = {name for name in vars(HAPPOConfig()) if name in named}
     assert named == of_training | {field.name for field in fields(ModelConfig)}
