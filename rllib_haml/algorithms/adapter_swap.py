@@ -9,6 +9,7 @@ from typing import Any
 
 from ray.rllib.utils.typing import StateDict
 
+from rllib_haml.algorithms.every_learner import on_every_learner
 from rllib_haml.modules.adapter import Adapter
 from rllib_haml.modules.adapter_files import import_adapter
 from rllib_haml.modules.adapter_fit import adopt
@@ -44,12 +45,6 @@ def load_adapter(algorithm: Any, policy: str, directory: str | Path, shares: boo
     adopt(made, import_adapter(directory, running.backbone, like=running))
     on_every_learner(algorithm, partial(_replace, adapters={policy: made.get_state()}))
     send_weights(algorithm)
-
-
-def on_every_learner(algorithm: Any, change: Any) -> None:
-    """Makes the same change on all learners; an error there is one here."""
-    for answer in algorithm.learner_group.foreach_learner(change):
-        answer.get()
 
 
 def _replace(learner: Any, adapters: dict[str, StateDict]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.typing import ResultDict, StateDict
 from ray.tune.result import SHOULD_CHECKPOINT
 
+from rllib_haml.algorithms.every_learner import on_every_learner
 from rllib_haml.algorithms.haml_config import HAMLConfig
 from rllib_haml.algorithms.placement import check_placement
 from rllib_haml.algorithms.skip_watch import SkipWatch
@@ -40,6 +42,8 @@ CRITIC_UPDATE_TIMER = "critic_update_timer"
 NUM_ENV_STEPS_STALE_LIFETIME = "num_env_steps_stale_lifetime"
 NUM_ENV_RUNNER_RESTARTS_LIFETIME = "num_env_runner_restarts_lifetime"
 NUM_HEALTHY_ENV_RUNNERS = "num_healthy_env_runners"
+# Asking for env runners that are lost costs `env_runner_health_probe_timeout_s` until they are back.
+PROBE_EVERY_S = 10.0
 
 
 class HAML(WholeCheckpoints, PPO):
@@ -67,9 +71,10 @@ class HAML(WholeCheckpoints, PPO):
         self._team_returns = TeamReturns(
             self.config.metrics_num_episodes_for_smoothing, self.config.team_reward, str(self.config.env)
         )
+        self._next_probe: dict[Any, float] = {}
         super().setup(config)
         self.sampler = BatchSampler(
-            self.env_runner_group, self.config, lambda: self.restore_env_runners(self.env_runner_group)
+            self.env_runner_group, self.config, lambda: self._bring_back(self.env_runner_group)
         )
 
     @override(PPO)
@@ -111,14 +116,38 @@ class HAML(WholeCheckpoints, PPO):
         # Who samples needs no critic: remote env runners begin the next batch while it is fitted.
         self.sampler.begin()
         with self.metrics.log_time((TIMERS, CRITIC_UPDATE_TIMER)):
-            answers = self.learner_group.foreach_learner(lambda learner: learner.fit_critics())
-            self.metrics.aggregate([answer.get() for answer in answers], key=LEARNER_RESULTS)
+            fits = on_every_learner(self, lambda learner: learner.fit_critics())
+            self.metrics.aggregate(fits, key=LEARNER_RESULTS)
         self._skip_watch.look(self)
 
     @override(PPO)
+    def evaluate(self, *args: Any, **kwargs: Any) -> ResultDict:
+        """As RLlib's.
+
+        Raises:
+            EnvironmentFault: If an environment is at fault, on whatever env runner.
+        """
+        results = super().evaluate(*args, **kwargs)
+        if not results.get(ENV_RUNNER_RESULTS):
+            logger.warning(
+                "The evaluation gave nothing: its env runners died, or need more than "
+                "evaluation_sample_timeout_s=%s.",
+                self.config.evaluation_sample_timeout_s,
+            )
+        return results
+
+    @override(PPO)
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """RLlib calls it in every iteration; env runners that are lost are asked for now and then."""
+        if time.monotonic() < self._next_probe.get(env_runner_group, 0.0):
+            return []
+        return self._bring_back(env_runner_group)
+
+    def _bring_back(self, env_runner_group: Any) -> list[int]:
         """Brings env runners that Ray has started again up to date, and counts them."""
         restored = super().restore_env_runners(env_runner_group)
+        if env_runner_group.num_healthy_remote_workers() < env_runner_group.num_remote_workers():
+            self._next_probe[env_runner_group] = time.monotonic() + PROBE_EVERY_S
         if restored:
             logger.warning("Env runners %s have been started again.", restored)
         self.metrics.log_value(NUM_ENV_RUNNER_RESTARTS_LIFETIME, len(restored), reduce="lifetime_sum")
@@ -168,7 +197,7 @@ class HAML(WholeCheckpoints, PPO):
             component._weights_seq_no = 0
 
         if self.learner_group is not None:
-            self.learner_group.foreach_learner(forget)
+            on_every_learner(self, forget)
         if self.env_runner_group is not None:
             self.env_runner_group.foreach_env_runner(forget)
         self._skip_watch.stuck = ""

@@ -14,7 +14,8 @@ from typing import Any
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.typing import StateDict
 
-from rllib_haml.algorithms.adapter_swap import load_adapter, on_every_learner, running_adapter
+from rllib_haml.algorithms.adapter_swap import load_adapter, running_adapter
+from rllib_haml.algorithms.every_learner import on_every_learner
 from rllib_haml.algorithms.haml import HAML
 from rllib_haml.algorithms.lorasa_config import LoRASAConfig
 from rllib_haml.algorithms.warm_start import begin, standing_alone

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.rllib.utils.metrics import LEARNER_RESULTS
 
+from rllib_haml.algorithms.every_learner import on_every_learner
 from rllib_haml.learners.skipped_updates import NUM_UPDATES_SKIPPED_IN_A_ROW
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class SkipWatch:
         skipped = {name: _skipped_in_a_row(algo, name) for name in modules}
         if not any(skipped.values()):
             return
-        [causes, *_] = algo.learner_group.foreach_learner(lambda learner: learner.skipped.causes)
+        causes, *_ = on_every_learner(algo, lambda learner: learner.skipped.causes)
         told = []
-        for name, cause in causes.get().items():
+        for name, cause in causes.items():
             kind = "Policy" if name in algo.config.acting_modules() else "Critic"
             text = f"{kind} {name}, iteration {algo.iteration + 1}: {cause}"
             logger.warning(

@@ -13,7 +13,8 @@ import numpy as np
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.typing import StateDict
 
-from rllib_haml.algorithms.adapter_swap import on_every_learner, running_adapter, send_weights
+from rllib_haml.algorithms.adapter_swap import running_adapter, send_weights
+from rllib_haml.algorithms.every_learner import on_every_learner
 from rllib_haml.algorithms.phase_switch import PLATEAU
 from rllib_haml.checkpoints.manifest import MANIFEST
 from rllib_haml.checkpoints.read import check_any
@@ -194,7 +195,7 @@ def _take_over_critic(algorithm: Any, former: Mapping[str, Any]) -> None:
             critic.set_state(state)
         return fits
 
-    if not all(answer.get() for answer in algorithm.learner_group.foreach_learner(take)):
+    if not all(on_every_learner(algorithm, take)):
         logger.info("The critic begins anew: that of the former team sees other states.")
 
 

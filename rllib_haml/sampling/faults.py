@@ -1,8 +1,12 @@
-"""The one error that a misbehaving environment raises: who, where, when, and what is wrong."""
+"""What ends sampling: an environment that misbehaves (who, where, when, what is wrong), or anything else."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
+
+
+class EnvRunnerError(RuntimeError):
+    """What an env runner raised that is no `EnvironmentFault`; the message ends with its traceback."""
 
 
 class EnvironmentFault(RuntimeError):
@@ -60,3 +64,13 @@ class EnvironmentFault(RuntimeError):
             step=step,
             agent=self.agent,
         )
+
+
+class RaisedWhenRead:
+    """In the place of an answer that the algorithm will unpack: that raises the fault there."""
+
+    def __init__(self, fault: EnvironmentFault):
+        self._fault = fault
+
+    def __iter__(self) -> NoReturn:
+        raise self._fault

@@ -17,7 +17,7 @@ from ray.rllib.utils.annotations import override
 from rllib_haml.envs.registry import resolve_env
 from rllib_haml.modules.team import TeamAction, TeamModule
 from rllib_haml.sampling.actions import ToEnvActions
-from rllib_haml.sampling.faults import EnvironmentFault
+from rllib_haml.sampling.faults import EnvironmentFault, RaisedWhenRead
 from rllib_haml.sampling.finite import check_finite
 from rllib_haml.sampling.fragment import JointFragment, joined
 from rllib_haml.sampling.make_vector import make_vector_team_env
@@ -241,6 +241,18 @@ class JointEnvRunner(ResumableEnvRunner):
             weights_seq_no=self._weights_seq_no,
             actor_state=self._actor_states.before_fragment(e),
         )
+
+    @override(MultiAgentEnvRunner)
+    def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """RLlib ends this process at any error, and its evaluation then waits for nothing, without a word."""
+
+        def faults_as_values(env_runner: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return func(env_runner, *args, **kwargs)
+            except EnvironmentFault as fault:
+                return RaisedWhenRead(fault)
+
+        return super().apply(faults_as_values if self.config.in_evaluation else func, *args, **kwargs)
 
     @override(MultiAgentEnvRunner)
     def stop(self) -> None:

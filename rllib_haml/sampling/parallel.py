@@ -12,7 +12,7 @@ import ray
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, WEIGHTS_SEQ_NO
 
-from rllib_haml.sampling.faults import EnvironmentFault
+from rllib_haml.sampling.faults import EnvironmentFault, EnvRunnerError
 from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.from_episodes import as_fragments
 from rllib_haml.sampling.restarts import NUM_ENV_STEPS_DISCARDED
@@ -24,10 +24,6 @@ _LINE_EVERY_S = 30.0
 
 class EnvRunnersLost(RuntimeError):
     """No env runner is alive, and none came back in time; the message says what the last one died of."""
-
-
-class EnvRunnerError(RuntimeError):
-    """What an env runner raised that is no `EnvironmentFault`; the message ends with its traceback."""
 
 
 class Answer(NamedTuple):
@@ -71,7 +67,7 @@ class Sample(NamedTuple):
     Attributes:
         fragments: All sampled with the present weights; none if no env runner answered in time.
         results: Each answer's metrics.
-        stale_steps: Env steps dropped because older weights had sampled them.
+        stale_steps: Env steps dropped because other weights had sampled them.
     """
 
     fragments: list[JointFragment]
@@ -149,13 +145,13 @@ class BatchSampler:
                 if not isinstance(answer, Answer):
                     raise answer
                 results.append(answer.metrics)
-                if answer.version < self._version:
+                if answer.version != self._version:
                     stale += answer.steps
                     continue
                 samples += answer.samples
                 steps += answer.steps + int(answer.metrics.get(NUM_ENV_STEPS_DISCARDED, 0))
         if stale:
-            logger.warning("Dropped %d env steps that older weights had sampled.", stale)
+            logger.warning("Dropped %d env steps that other weights had sampled.", stale)
         return Sample(as_fragments(samples, self._config), results, stale)
 
     @property

@@ -16,9 +16,12 @@ import pytest
 from faulty_envs import Faulty
 
 from rllib_haml import HAPPOConfig
+from rllib_haml.algorithms.every_learner import on_every_learner
+from rllib_haml.algorithms.haml import PROBE_EVERY_S
 from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.joint_env_runner import JointEnvRunner
-from rllib_haml.sampling.parallel import EnvRunnerError, EnvRunnersLost
+from rllib_haml.sampling.faults import EnvironmentFault, EnvRunnerError
+from rllib_haml.sampling.parallel import EnvRunnersLost
 
 STEPS = 200
 
@@ -192,6 +195,74 @@ def test_without_leave_a_loss_ends_the_run(watch: Any) -> None:
     os.kill(team.pids()[1], signal.SIGKILL)
     with pytest.raises(Exception, match=r"actor died|ActorDied|died unexpectedly|unavailable"):
         team.until(lambda result: False)
+
+
+def evaluating(orders: Path, **faults: Any) -> HAPPOConfig:
+    return config(runners=0, **faults).evaluation(
+        evaluation_interval=1,
+        evaluation_num_env_runners=1,
+        evaluation_duration=2,
+        evaluation_sample_timeout_s=5.0,
+        evaluation_config={"env_config": {"orders": orders}},
+    )
+
+
+def test_an_environment_that_fails_in_evaluation_ends_training_with_its_place(
+    watch: Any, tmp_path: Path
+) -> None:
+    team = watch(evaluating(tmp_path))
+    assert team.train()["evaluation"]["env_runners"]["num_episodes"] == 2
+    (tmp_path / "raise@3").touch()
+    with pytest.raises(EnvironmentFault, match=r"in step\(\), sub-environment \d, step 3 .*lost its licence"):
+        team.train()
+
+
+def test_an_evaluation_that_gives_nothing_is_said_and_comes_back(
+    watch: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    team = watch(evaluating(tmp_path, delay_between_env_runner_restarts_s=0.1))
+    (tmp_path / "die").touch()
+    team.train()
+    assert "evaluation gave nothing" in caplog.text
+    team.until(lambda result: result["evaluation"]["env_runners"].get("num_episodes") == 2)
+
+
+@pytest.mark.parametrize("learners", [0, 2])
+def test_what_a_learner_raises_in_the_critics_epochs_is_the_error(watch: Any, learners: int) -> None:
+    team = watch(config(runners=0).learners(num_learners=learners, num_cpus_per_learner=0.5))
+
+    def out_of_memory() -> None:
+        raise RuntimeError("out of memory in the critic")
+
+    def sabotage(learner: Any) -> None:
+        learner.fit_critics = out_of_memory
+
+    on_every_learner(team.algo, sabotage)
+    with pytest.raises(Exception, match="out of memory in the critic"):
+        team.train()
+
+
+def test_a_learner_killed_in_the_critics_epochs_is_an_error_and_no_hang(watch: Any) -> None:
+    settings = config(runners=0).learners(num_learners=2, num_cpus_per_learner=0.5)
+    team = watch(settings.training(critic_num_epochs=5000))
+    victim, _ = on_every_learner(team.algo, lambda learner: os.getpid())
+    threading.Timer(2.0, os.kill, (victim, signal.SIGKILL)).start()
+    with pytest.raises(Exception, match=r"died|Connection closed|Connection reset"):
+        team.train()
+
+
+def test_a_lost_env_runner_costs_the_others_no_second_in_each_iteration(watch: Any, tmp_path: Path) -> None:
+    team = watch(config(tmp_path, max_num_env_runner_restarts=0))
+    team.train()
+    os.kill(team.pids()[2], signal.SIGKILL)
+    team.until(lambda result: result["num_healthy_env_runners"] == 1)
+    start = time.monotonic()
+    for _ in range(8):
+        team.train()
+    probes = 1 + (time.monotonic() - start) / PROBE_EVERY_S
+    spent = team.algo.metrics.peek(("timers", "restore_env_runners"), default=0.0)
+    assert probes < 8
+    assert spent < 0.5, "the last eight iterations, on average"
 
 
 def test_a_learner_killed_in_its_update_is_an_error_and_no_hang(watch: Any) -> None:

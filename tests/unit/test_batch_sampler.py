@@ -56,10 +56,11 @@ def collected(*answers: tuple[int, int, int], size: int = 20, version: int = 3) 
         ([(20, 0, 3)], [20], 0),
         ([(12, 0, 3), (12, 0, 3)], [12, 12], 0),
         ([(20, 0, 2), (20, 0, 3)], [20], 20),
+        ([(20, 0, 4), (20, 0, 3)], [20], 20),
         ([(15, 5, 3)], [15], 0),
         ([(15, 5, 2), (15, 5, 3)], [15], 15),
     ],
-    ids=["enough", "two rounds", "stale", "some discarded", "stale and discarded"],
+    ids=["enough", "two rounds", "stale", "of before a restore", "some discarded", "stale and discarded"],
 )
 def test_a_batch_is_of_the_present_weights_and_whole(
     answers: list[tuple[int, int, int]], fragments: list[int], stale: int
