@@ -18,9 +18,9 @@ from faulty_envs import Faulty
 from rllib_haml import HAPPOConfig
 from rllib_haml.algorithms.every_learner import on_every_learner
 from rllib_haml.algorithms.haml import PROBE_EVERY_S
+from rllib_haml.sampling.faults import EnvironmentFault, EnvRunnerError
 from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.joint_env_runner import JointEnvRunner
-from rllib_haml.sampling.faults import EnvironmentFault, EnvRunnerError
 from rllib_haml.sampling.parallel import EnvRunnersLost
 
 STEPS = 200
