@@ -29,7 +29,7 @@ class AdaptiveKLDrift(torch.nn.Module):
 
     def adapt(self, kl: float) -> None:
         if not self.target / 1.5 <= kl <= self.target * 1.5:
-            self.coeff *= 2.0 if kl > self.target else 0.5
+            self.coeff.mul_(2.0 if kl > self.target else 0.5).clamp_(1e-6, 1e6)
 
 
 class HAKLConfig(HAMLConfig):

@@ -55,16 +55,16 @@ class HAMLConfig(TeamConfig):
     refused_keys: ClassVar[dict[str, str]] = {
         key: refusal.instead for key, refusal in ppo_keys.REFUSED.items()
     }
-    valid_ranges: ClassVar[dict[str, tuple[float | None, float | None]]] = {
+    valid_ranges: ClassVar[dict[str, tuple[Any, ...]]] = {
         "critic_lr": (0, None),
         "critic_num_epochs": (0, None),
         "critic_minibatch_size": (1, None),
-        "huber_delta": (0, None),
+        "huber_delta": (0, None, True),
         "adam_epsilon": (0, None),
         "weight_decay": (0, None),
         "compound_clip": (0, None),
         "max_consecutive_nonfinite_updates": (1, None),
-        "env_step_timeout_s": (0, None),
+        "env_step_timeout_s": (0, None, True),
     }
     nullable_keys: ClassVar[frozenset[str]] = frozenset(
         {"compound_clip", "env_step_timeout_s", "huber_delta", "vf_clip_param"}
@@ -95,7 +95,7 @@ class HAMLConfig(TeamConfig):
         self.neighbourhood: Any = "everywhere"
         self.order: Any = "random"
         self.update_scheme: Literal["sequential", "simultaneous"] = "sequential"
-        self.compound_clip: float | None = None
+        self.compound_clip: float | Literal["half"] | None = None
         self.preceding_agent_correction = False
         self.max_consecutive_nonfinite_updates = 10
 
@@ -109,10 +109,10 @@ class HAMLConfig(TeamConfig):
         use_value_norm: bool | None = NotProvided,
         adam_epsilon: float | None = NotProvided,
         weight_decay: float | None = NotProvided,
-        drift: str | dict[str, Any] | None = NotProvided,
-        neighbourhood: str | dict[str, Any] | None = NotProvided,
-        order: str | list[str] | dict[str, Any] | None = NotProvided,
-        compound_clip: float | None = NotProvided,
+        drift: str | dict[str, Any] | Drift | None = NotProvided,
+        neighbourhood: str | dict[str, Any] | Neighbourhood | None = NotProvided,
+        order: str | list[str] | dict[str, Any] | Order | None = NotProvided,
+        compound_clip: float | Literal["half"] | None = NotProvided,
         preceding_agent_correction: bool | None = NotProvided,
         update_scheme: Literal["sequential", "simultaneous"] | None = NotProvided,
         max_consecutive_nonfinite_updates: int | None = NotProvided,
@@ -137,7 +137,8 @@ class HAMLConfig(TeamConfig):
             order: Who moves first: `random`, a new permutation in each update; `semi_greedy`, every other
                 time the one whose gradient is largest; a fixed list of policies (outside the convergence
                 theorem); one of your own as above, or an `Order` object.
-            compound_clip: Bounds the compound ratio in the objective to 1 ± this; None does not. (A2PO.)
+            compound_clip: Bounds the compound ratio in the objective to 1 ± this; `half`: of `clip_param`,
+                as A2PO does; None does not.
             preceding_agent_correction: Estimates the advantage anew for each mover, with traces cut by how
                 far those before it have moved (A2PO's PreOPC).
             update_scheme: `sequential` corrects the advantage for those who moved before; `simultaneous`
@@ -150,11 +151,6 @@ class HAMLConfig(TeamConfig):
         Raises:
             ValueError: If a key of PPO's is refused; it names the replacement.
         """
-        for key, value in kwargs.items():
-            # RLlib hands whole configs back, from `to_dict` to `update_from_dict`: what stays says nothing.
-            if value is not NotProvided and value != getattr(self, key, None):
-                self._refuse(key, value)
-        super().training(**kwargs)
         own = {
             "critic_lr": critic_lr,
             "critic_num_epochs": critic_num_epochs,
@@ -172,6 +168,11 @@ class HAMLConfig(TeamConfig):
             "max_consecutive_nonfinite_updates": max_consecutive_nonfinite_updates,
             "team_reward": team_reward,
         }
+        for key, value in {**kwargs, **own}.items():
+            # RLlib hands whole configs back, from `to_dict` to `update_from_dict`: what stays says nothing.
+            if value is not NotProvided and value != getattr(self, key, None):
+                self._refuse(key, value)
+        super().training(**kwargs)
         for key, value in own.items():
             if value is not NotProvided:
                 setattr(self, key, value)
@@ -189,9 +190,13 @@ class HAMLConfig(TeamConfig):
         """D^i, the same functional for every policy, with its own module's settings."""
         return component("drift", self.drift, self)
 
+    def compound_bound(self) -> float | None:
+        """How far the compound ratio in the objective may be from 1; None: as far as it is."""
+        return self.clip_param / 2 if self.compound_clip == "half" else self.compound_clip
+
     def drift_check(self) -> DriftCheck:
         """Whether the drift meets the conditions of HAML's guarantee, tried on every kind of action."""
-        return checked(self.make_drift(), self.compound_clip)
+        return checked(self)
 
     def make_neighbourhood(self) -> Neighbourhood:
         """U^i."""
@@ -241,10 +246,13 @@ class HAMLConfig(TeamConfig):
                 raise ValueError(f"{key}={getattr(self, key)!r}: expected one of {', '.join(allowed)}.")
         for make in (self.make_drift, self.make_neighbourhood, self.make_order):
             make()
-        for key, (low, high) in self.valid_ranges.items():
+        for key, (low, high, *open_low) in self.valid_ranges.items():
             value = getattr(self, key)
-            if isinstance(value, int | float) and not (low or 0) <= value <= (high or float("inf")):
-                raise ValueError(f"{key}={value!r}: expected a number from {low} to {high or 'infinity'}.")
+            if isinstance(value, int | float):
+                fits = (low or 0) <= value <= (high or float("inf")) and not (any(open_low) and value == low)
+                if not fits:
+                    least = f"above {low}" if any(open_low) else f"from {low}"
+                    raise ValueError(f"{key}={value!r}: expected a number {least} to {high or 'infinity'}.")
         for key, off in WITHOUT_EFFECT.items():
             if getattr(self, key) != off:
                 raise ValueError(f"{key}={getattr(self, key)!r} would have no effect here: leave it out.")

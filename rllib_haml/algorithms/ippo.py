@@ -8,7 +8,7 @@ has its own, and MAPPO with `share_parameters: true` is the control that shares.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
@@ -21,6 +21,11 @@ from rllib_haml.sampling.team import Team
 
 class IPPOConfig(HAPPOConfig):
     """Config of IPPO; see `HAMLConfig`. A policy's critic is the module `<policy>_critic`."""
+
+    refused_keys: ClassVar[dict[str, str]] = HAPPOConfig.refused_keys | {
+        key: "its agents move at once and know nothing of each other: use HAPPO"
+        for key in ("update_scheme", "order", "compound_clip", "preceding_agent_correction")
+    }
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or IPPO)

@@ -35,7 +35,7 @@ class LoRASAConfig(HAPPOConfig):
     adapter, bears the agent's name, or the one that `adapter_mapping_fn` gives it.
     """
 
-    valid_ranges: ClassVar[dict[str, tuple[float | None, float | None]]] = HAPPOConfig.valid_ranges | {
+    valid_ranges: ClassVar[dict[str, tuple[Any, ...]]] = HAPPOConfig.valid_ranges | {
         "total_env_steps": (1, None),
         "plateau_patience": (1, None),
         "plateau_min_gain": (0, None),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any
 
-from rllib_haml.haml import Drift, DriftCheck, check_drift
+from rllib_haml.algorithms.components import FROM_CONFIG
+from rllib_haml.haml import DriftCheck, check_drift
 
 logger = logging.getLogger("rllib_haml")
 
 _said: set[str] = set()
+_checks: dict[str, DriftCheck] = {}
 
 
 def warn_where_theory_ends(config: Any) -> None:
@@ -25,8 +27,13 @@ def warn_where_theory_ends(config: Any) -> None:
             f"first order only. Leave `policies` and `policy_mapping_fn` unset (LoRASA: "
             f"`adapter_mapping_fn: agent`) for a policy per agent."
         )
-    if not config.drift_check().holds:
-        _say_once(config.drift_check().message)
+    if not (check := config.drift_check()).holds:
+        _say_once(check.message)
+    if config.order != "random" and len(config.team.members()) > 1:
+        _say_once(
+            f"order={config.order!r}: each update improves the team in any order, but only where every order "
+            f"can be drawn (`random`) does HAML's theorem say that it converges to a Nash equilibrium."
+        )
     if config.entropy_coeff:
         _say_once(
             f"entropy_coeff={config.entropy_coeff}: an entropy bonus has a gradient at the present policy, "
@@ -34,10 +41,15 @@ def warn_where_theory_ends(config: Any) -> None:
         )
 
 
-@lru_cache(maxsize=64)
-def checked(drift: Drift, compound_clip: float | None) -> DriftCheck:
-    """`check_drift`, once for equal drifts."""
-    return check_drift(drift, compound_clip=compound_clip)
+def checked(config: Any) -> DriftCheck:
+    """`check_drift` of the config's drift; once in a process for what is named alike."""
+    drift, bound = config.make_drift(), config.compound_bound()
+    if not isinstance(config.drift, str | Mapping):
+        return check_drift(drift, compound_clip=bound)
+    key = repr((config.drift, [getattr(config, name) for name in FROM_CONFIG], bound))
+    if key not in _checks:
+        _checks[key] = check_drift(drift, compound_clip=bound)
+    return _checks[key]
 
 
 def _say_once(message: str) -> None:

@@ -26,7 +26,7 @@ class ConfigChecker:
 
     An algorithm's config class may declare, as class attributes:
         refused_keys: key -> what to use instead, for inherited keys that it does not have.
-        valid_ranges: key -> (low, high), closed, None for no bound.
+        valid_ranges: key -> the arguments of `Range`.
         nullable_keys: Keys with a range, its own or a general one, that may be null all the same.
         model_config_class: The dataclass that lists the keys of `model_config`.
     """

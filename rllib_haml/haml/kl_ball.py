@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rllib_haml.haml.sweep import Evaluation, MirrorStep
 
 Product = Callable[[Tensor], Tensor]
+_LEAST = {"cg_iterations": 1, "cg_damping": 0, "max_backtracks": 1, "accept_ratio": 0}
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class KLBall:
         accept_ratio: The least gain that is accepted, over that of the objective's linearisation.
 
     Raises:
-        ValueError: If the radius is not positive, or the search's lengths do not shrink.
+        ValueError: If the radius is not positive, the search's lengths do not shrink, or nothing could be
+            solved or tried.
     """
 
     radius: float
@@ -53,15 +55,18 @@ class KLBall:
             raise ValueError(
                 f"KLBall: backtrack_coeff={self.backtrack_coeff!r}; expected one between 0 and 1."
             )
+        for name, least in _LEAST.items():
+            if not getattr(self, name) >= least:
+                raise ValueError(f"KLBall: {name}={getattr(self, name)!r}; expected at least {least}.")
 
     def maximise(self, step: MirrorStep) -> dict[str, Tensor]:
         """Moves the policy, or leaves it bit for bit as it was if no step is accepted.
 
         Returns:
-            `surrogate_gain`, the objective's gain, and `kl` of the move (0 if none was accepted);
-            `line_search_accepted` (0 or 1); `backtracks`, the step lengths tried (0 if the gradient is 0);
-            `expected_gain`, the linearisation's at the last of them; `grad_norm`; `policy_loss`, the
-            negative objective where the search ended.
+            `objective_gain` and `kl` of the move (0 if none was accepted); `line_search_accepted` (0 or 1);
+            `backtracks`, how often the step was shortened (`max_backtracks` if none was accepted, 0 if the
+            gradient is 0); `expected_gain`, the linearisation's at the last length; `grad_norm`;
+            `policy_loss`, the negative objective where the search ended.
 
         Raises:
             NotFinite: The objective, its gradient or the KL's curvature, before anything moved.
@@ -77,13 +82,13 @@ class KLBall:
         curvature = direction @ product(direction)
         if not curvature.isfinite():
             raise NotFinite("curvature of the KL")
-        still = {"surrogate_gain": 0.0, "kl": 0.0, "line_search_accepted": 0.0, "backtracks": 0.0}
+        still = {"objective_gain": 0.0, "kl": 0.0, "line_search_accepted": 0.0, "backtracks": 0.0}
         report = {k: before.new_tensor(v) for k, v in still.items()}
         report |= {"expected_gain": before.new_zeros(()), "grad_norm": norm}
         if curvature > 0:
             whole = direction * (2 * self.radius / curvature).sqrt()
             report |= self._search(step, whole, before, gradient @ whole)
-        return report | {"policy_loss": -before - report["surrogate_gain"]}
+        return report | {"policy_loss": -before - report["objective_gain"]}
 
     def _fisher(self, step: MirrorStep, present: Evaluation) -> Product:
         """v ↦ H v. Fisher's matrix is the Hessian of the mean KL(π_k ‖ π) at π = π_k."""
@@ -102,7 +107,7 @@ class KLBall:
         policy, parameters = step.player.policy, step.player.policy.parameters()
         start = [p.clone() for p in parameters]
         share, expected = 1.0, slope
-        for tried in range(1, self.max_backtracks + 1):
+        for backtracks in range(self.max_backtracks):
             expected = share * slope
             for p, s, change in zip(parameters, start, split_like(share * whole, parameters), strict=True):
                 p.copy_(s + change)
@@ -110,8 +115,9 @@ class KLBall:
             after, kl = step.rows.all_reduce(torch.stack([step.value(new), step.kl(new)]))
             gain = after - before
             if kl <= self.radius and gain > 0 and gain > self.accept_ratio * expected:
-                report = {"surrogate_gain": gain, "kl": kl, "expected_gain": expected}
-                return report | {"line_search_accepted": kl.new_ones(()), "backtracks": kl.new_tensor(tried)}
+                report = {"objective_gain": gain, "kl": kl, "expected_gain": expected}
+                report["backtracks"] = kl.new_tensor(backtracks)
+                return report | {"line_search_accepted": kl.new_ones(())}
             share *= self.backtrack_coeff
         for p, s in zip(parameters, start, strict=True):
             p.copy_(s)

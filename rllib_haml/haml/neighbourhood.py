@@ -34,6 +34,8 @@ class Neighbourhood(Protocol):
 class Everywhere:
     """The whole policy space; the maximum is sought by epochs of stochastic gradient ascent.
 
+    A policy that acted in no row stays.
+
     Attributes:
         num_epochs: Passes over the batch.
         minibatch_size: Joint steps of a minibatch over all learners; None is the whole batch.
@@ -46,6 +48,9 @@ class Everywhere:
 
     def maximise(self, step: MirrorStep) -> dict[str, Tensor]:
         policy = step.player.policy
+        if not step.rows.all_reduce(policy.active.sum()):
+            # Without a gradient the optimizer's momentum would move it all the same.
+            return {name: step.factor.new_zeros(()) for name in ("policy_loss", "grad_norm")}
         report: dict[str, Tensor] = {}
         for epoch in range(self.num_epochs):
             for rows in step.minibatches(self.minibatch_size, epoch):

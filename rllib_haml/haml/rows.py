@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 
 
-def generator(device: torch.device | str, *key: int) -> torch.Generator:
+def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
     """A random generator that depends on `key` alone, so that every learner draws the same numbers."""
+    numbers = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
     # Its length is part of the key: SeedSequence pads with zeros, so (1, 2) and (1, 2, 0) would be one.
-    seed = int(np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    seed = int(np.random.SeedSequence((len(key), *numbers)).generate_state(1, np.uint64)[0] >> np.uint64(1))
     return torch.Generator(device).manual_seed(seed)
 
 
@@ -46,7 +48,7 @@ class JointRows:
         """All rows on one learner."""
         return cls(torch.arange(total, device=device), total, weights)
 
-    def minibatches(self, size: int | None, *key: int) -> Iterator[Tensor | slice]:
+    def minibatches(self, size: int | None, *key: int | str) -> Iterator[Tensor | slice]:
         """Cuts one permutation of the S global rows, or of their units; yields the local rows of each slice.
 
         Every learner yields equally many, some of them perhaps empty.
@@ -73,16 +75,19 @@ class JointRows:
             rows = local[part]
             yield rows[rows >= 0]
 
-    def mean(self, values: Tensor, active: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+    def mean(
+        self, values: Tensor, active: Tensor | None = None, rows: Tensor | slice = slice(None)
+    ) -> Tensor:
         """This learner's part of the mean over active rows: the parts of all learners add up to it.
 
         Args:
             values: (..., R), of the local `rows`.
-            active: (..., R) bool; what is not active counts nowhere.
+            active: (..., R) bool; what is not active counts nowhere. None: all rows count.
 
         Returns:
             A scalar: own numerator over the global weight. 0 if no learner has an active row.
         """
+        active = torch.ones_like(values, dtype=torch.bool) if active is None else active
         weight = active.to(values.dtype)
         if self.weights is not None:
             weight = weight * self.weights[rows]

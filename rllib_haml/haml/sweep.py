@@ -107,7 +107,7 @@ class MirrorStep:
     advantage: Tensor
     before: Evaluation
     rows: JointRows
-    key: tuple[int, ...]
+    key: tuple[int | str, ...]
     place: float = 1.0
 
     @property
@@ -211,7 +211,7 @@ def sweep(
         factor = result.log_factor.to(before.log_prob.dtype).exp()
         if compound_clip is not None:
             factor = factor.clamp(1 - compound_clip, 1 + compound_clip)
-        return MirrorStep(player, factor, estimate, before, rows, (*key, names.index(name)), place)
+        return MirrorStep(player, factor, estimate, before, rows, (*key, name), place)
 
     while remaining := [name for name in names if name not in result.order]:
         estimate = advantage(result.log_factor)

@@ -35,21 +35,22 @@ def of_move(step: MirrorStep, after: Evaluation, clip_param: float) -> dict[str,
 
 
 @torch.no_grad()
-def of_factor(factor: Tensor, rows: JointRows) -> dict[str, Tensor]:
-    """The compound ratio (S,) on all learners' rows.
+def of_factor(factor: Tensor, counted: Tensor, rows: JointRows) -> dict[str, Tensor]:
+    """The compound ratio w (S,) on all learners' counted rows.
 
     Returns:
         `compound_ratio_mean`, `compound_ratio_min`, `compound_ratio_max`, and `effective_sample_size`,
-        (Σ w)² / (S Σ w²): the share of the batch that still speaks for the present team.
+        (Σ w)² / (R Σ w²) of R rows, as a share of them (Kish 1965). All 1 if no row counts.
     """
-    sums = rows.all_reduce(torch.stack([factor.sum(), factor.square().sum()]))
-    everywhere = torch.ones_like(factor, dtype=torch.bool)
-    return {
-        "compound_ratio_mean": sums[0] / rows.total,
-        "compound_ratio_min": -largest(-factor, everywhere, least=-torch.inf),
-        "compound_ratio_max": largest(factor, everywhere),
-        "effective_sample_size": sums[0].square() / (rows.total * sums[1]),
+    parts = [rows.mean(x, counted) for x in (factor, factor.square(), torch.ones_like(factor))]
+    mean, square, any_row = rows.all_reduce(torch.stack(parts))
+    figures = {
+        "compound_ratio_mean": mean,
+        "compound_ratio_min": -largest(-factor, counted, least=-torch.inf),
+        "compound_ratio_max": largest(factor, counted),
+        "effective_sample_size": mean.square() / square,
     }
+    return {name: torch.where(any_row > 0, value, 1) for name, value in figures.items()}
 
 
 def improvement_lower_bound(
@@ -77,12 +78,12 @@ def behaviour_gap(before: Evaluation, behaviour_logp: Tensor, active: Tensor) ->
 
 
 @torch.no_grad()
-def explained_variance(target: Tensor, value: Tensor, counted: Tensor, rows: JointRows) -> Tensor:
+def explained_variance(target: Tensor, value: Tensor, rows: JointRows) -> Tensor:
     """1 - Var(target - value) / Var(target): 1 is a perfect critic, 0 one that knows the mean."""
 
     def variance(x: Tensor) -> Tensor:
-        mean = rows.all_reduce(rows.mean(x, counted))
-        return rows.all_reduce(rows.mean((x - mean).square(), counted))
+        mean = rows.all_reduce(rows.mean(x))
+        return rows.all_reduce(rows.mean((x - mean).square()))
 
     return 1 - variance(target - value) / variance(target).clamp(min=1e-12)
 

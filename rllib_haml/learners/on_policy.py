@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any
 
@@ -59,9 +60,9 @@ class OnPolicyTeamLearner(TorchLearner):
             broadcast(t.data for t in [*module.parameters(), *module.buffers()])
         self._sweep_seed = self._agree_on_seed()
         self.skipped = SkippedUpdates(self.module)
-        self._unfitted: list[tuple[str, StateValues, TeamAdvantage, tuple[int, ...]]] = []
+        self._unfitted: list[tuple[str, StateValues, TeamAdvantage, tuple[int | str, ...]]] = []
         self._timesteps: dict[str, Any] = {}
-        # Kept from update to update: some adapt.
+        # Kept from update to update.
         self._drifts = {name: self._make_drift(name) for name in self._policy_ids()}
         self._max_seq_len = common_seq_len(self.module)
         self._critics = {
@@ -83,7 +84,8 @@ class OnPolicyTeamLearner(TorchLearner):
         }
 
     def _make_drift(self, module_id: str) -> Drift:
-        drift = self.config.get_config_for_module(module_id).make_drift()
+        # One given as an object is each policy's own: some adapt.
+        drift = copy.deepcopy(self.config.get_config_for_module(module_id).make_drift())
         return drift.to(self._device) if isinstance(drift, torch.nn.Module) else drift
 
     def _critic_ids(self) -> list[str]:
@@ -148,7 +150,7 @@ class OnPolicyTeamLearner(TorchLearner):
             rows=advantage.rows,
             key=(self._sweep_seed, self._weights_seq_no),
             simultaneous=config.update_scheme == "simultaneous",
-            compound_clip=config.compound_clip,
+            compound_clip=config.compound_bound(),
         )
         for name in result.order:
             for module_id in self._moved_by(name, players[name]):
@@ -202,17 +204,18 @@ class OnPolicyTeamLearner(TorchLearner):
         return ModulePolicy(module, **policy)
 
     def _adapt(self, players: dict[str, Player], result: SweepResult) -> None:
-        """Tells the drifts that want to know how far their policies went."""
+        """Tells the drifts that want to know how far their policies went, where these acted at all."""
         for name in result.order:
             drift: Any = players[name].drift
             if isinstance(drift, AdaptiveDrift) and name not in result.faults:
-                step = result.steps[name]
-                kl = step.rows.mean(step.move(result.after[name]).kl(), step.player.policy.active)
-                drift.adapt(float(all_reduce(kl)))
+                step, active = result.steps[name], players[name].policy.active
+                kl = step.rows.mean(step.move(result.after[name]).kl(), active)
+                kl, acted = all_reduce(torch.stack([kl, active.sum().to(kl.dtype)]))
+                if acted > 0:
+                    drift.adapt(float(kl))
 
     def _fit_later(self, critic_id: str, values: StateValues, advantage: TeamAdvantage) -> None:
-        place = len(values.joint.policies) + list(self._critics).index(critic_id)
-        key = (self._sweep_seed, self._weights_seq_no, place)
+        key = (self._sweep_seed, self._weights_seq_no, critic_id)
         self._unfitted.append((critic_id, values, advantage, key))
 
     def fit_critics(self) -> ResultDict:
@@ -249,7 +252,8 @@ class OnPolicyTeamLearner(TorchLearner):
             policy: Any = players[name].policy
             step, after = result.steps[name], result.after[name]
             report = diagnostics.of_move(step, after, self.config.get_config_for_module(name).clip_param)
-            report |= diagnostics.of_factor(step.factor, step.rows) | result.reports[name]
+            report |= diagnostics.of_factor(step.factor, policy.active.any(0), step.rows)
+            report |= result.reports[name]
             report["improvement_lower_bound"] = diagnostics.improvement_lower_bound(
                 report["surrogate_gain"], report["max_kl"], *scale, self.config.gamma
             )
@@ -264,10 +268,14 @@ class OnPolicyTeamLearner(TorchLearner):
                     name,
                     gap,
                 )
-        of_team = diagnostics.of_factor(result.log_factor.exp(), advantage.rows)
-        self.metrics.log_dict(of_team | {"improvement_lower_bound": bound}, key=ALL_MODULES, window=1)
+        self._report_team(result, advantage, bound)
         unknown = torch.full((), torch.nan, device=self._device)
         return {name: result.reports[name].get("policy_loss", unknown) for name in result.order}
+
+    def _report_team(self, result: SweepResult, advantage: TeamAdvantage, bound: Tensor) -> None:
+        """Logs the figures of the sweep as a whole; `bound` is the sum of the policies' lower bounds."""
+        of_team = diagnostics.of_factor(result.log_factor.exp(), advantage.joint.any_active, advantage.rows)
+        self.metrics.log_dict(of_team | {"improvement_lower_bound": bound}, key=ALL_MODULES, window=1)
 
     @override(TorchLearner)
     def get_state(self, *args: Any, **kwargs: Any) -> StateDict:

@@ -55,7 +55,7 @@ class TeamCritic:
         return values
 
     def fit(
-        self, values: StateValues, advantage: TeamAdvantage, key: tuple[int, ...]
+        self, values: StateValues, advantage: TeamAdvantage, key: tuple[int | str, ...]
     ) -> tuple[dict[str, Tensor], NotFinite | None]:
         """See `fit_critic`; leaves the critic as it was if that is not finite, and returns why."""
         parameters, buffers = list(self._module.parameters()), list(self._module.buffers())

@@ -19,9 +19,11 @@ def fit_critic(
     advantage: Tensor,
     rows: JointRows,
     config: Any,
-    key: tuple[int, ...],
+    key: tuple[int | str, ...],
 ) -> dict[str, Tensor]:
     """Regresses V on Â + V, with its own epochs and minibatches.
+
+    On every row, also where no agent acts: the values before it are bootstrapped from there.
 
     Args:
         values: The critic on the batch's states.
@@ -37,7 +39,7 @@ def fit_critic(
     expected = critic.denormalise(before)
     returns = advantage + expected
     if critic.value_norm is not None:
-        critic.value_norm.update(returns[joint.any_active], rows.all_reduce)
+        critic.value_norm.update(returns, rows.all_reduce)
     target = critic.normalise(returns)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     loss = norm = torch.zeros((), device=before.device)
@@ -46,11 +48,11 @@ def fit_critic(
             error = value_loss(
                 values.of_steps(part), before[part], target[part], config.vf_clip_param, config.huber_delta
             )
-            loss = rows.mean(config.vf_loss_coeff * error, joint.any_active[part], part)
+            loss = rows.mean(config.vf_loss_coeff * error, rows=part)
             norm = descend(loss, parameters, optimizer, config.grad_clip, rows)
     return {
         "vf_loss": rows.all_reduce(loss.detach().clone()),
-        "vf_explained_var": diagnostics.explained_variance(returns, expected, joint.any_active, rows),
+        "vf_explained_var": diagnostics.explained_variance(returns, expected, rows),
         "grad_norm": norm,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from team_configs import config
 
 import rllib_haml
 from rllib_haml import HAPPO, HAMLConfig, HAPPOConfig
+from rllib_haml.algorithms.hakl import AdaptiveKLDrift
 from rllib_haml.haml import (
     ClipDrift,
     Everywhere,
@@ -98,7 +100,9 @@ def test_instances_are_compositions() -> None:
     made = {name: getattr(rllib_haml, f"{name}Config")() for name in rllib_haml.ALGORITHMS}
     clipped = made["A2PO"].training(clip_param=0.3)
     assert clipped.make_drift() == JointClipDrift(0.3, position_weight=0.5)
-    assert (clipped.compound_clip, clipped.preceding_agent_correction) == (0.1, True)
+    assert (clipped.compound_bound(), clipped.preceding_agent_correction) == (0.15, True)
+    assert clipped.drift_check().holds, "for any clip"
+    assert made["A2PO"].training(compound_clip=0.5).compound_bound() == 0.5
     assert clipped.make_order() == SemiGreedyOrder()
     assert made["HATRPO"].make_neighbourhood() == KLBall(0.01)
     assert made["HAPPO"].make_drift() == made["MAPPO"].make_drift() == ClipDrift(0.2)
@@ -126,6 +130,55 @@ def test_a_drift_outside_the_theory_works_and_says_so(
     said = [r.getMessage() for r in caplog.records if "flat at the present policy" in r.getMessage()]
     assert len(said) == warns
     assert made.drift_check().holds != warns
+
+
+@dataclass
+class Mutable(TotalVariation):
+    """Not hashable."""
+
+    width: float = 1.0
+
+
+def test_a_drift_that_cannot_be_hashed_is_tried_too() -> None:
+    made = config().training(drift=Mutable())
+    made.validate()
+    assert not made.drift_check().holds
+
+
+def test_an_adaptive_drift_given_as_an_object_is_each_policys_own() -> None:
+    made = config().training(drift=AdaptiveKLDrift(1.0))
+    made.validate()
+    drifts = made.build_learner()._drifts
+    assert len(drifts) == len({id(drift) for drift in drifts.values()}) > 1
+    next(iter(drifts.values())).adapt(100.0)
+    assert sorted(float(drift.coeff) for drift in drifts.values()) == [*[1.0] * (len(drifts) - 1), 2.0]
+
+
+def test_an_adaptive_weight_comes_back_from_its_ends() -> None:
+    for extreme, kl in ((0.0, 1.0), (1.0, 0.0)):
+        drift = AdaptiveKLDrift(1.0, target=0.01)
+        for _ in range(300):
+            drift.adapt(extreme)
+        for _ in range(50):
+            drift.adapt(kl)
+        assert (float(drift.coeff) > 1) == (kl > 0.01)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("update_scheme", "sequential"), ("order", "semi_greedy"), ("compound_clip", 0.1)],
+)
+def test_ippo_refuses_what_its_agents_do_not_know_of(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"IPPO does not take {key}=.*use HAPPO"):
+        rllib_haml.IPPOConfig().training(**{key: value})
+
+
+@pytest.mark.parametrize("key", ["huber_delta", "env_step_timeout_s"])
+def test_zero_is_no_length(key: str) -> None:
+    made = config()
+    setattr(made, key, 0)
+    with pytest.raises(ValueError, match=f"{key}=0: expected a number above 0"):
+        made.validate()
 
 
 @pytest.mark.parametrize("key", ["lr", "num_epochs", "minibatch_size"])

@@ -72,25 +72,30 @@ def test_figures_of_a_move() -> None:
 
 
 def test_figures_of_the_compound_ratio() -> None:
-    factor = evaluations()[0].log_prob[0].exp()
-    got = diagnostics.of_factor(factor, JointRows.whole(R))
-    ratios = [float(x) for x in factor]
+    """Over the rows that count alone: in others the ratio is 1, which says nothing."""
+    before, _, active = evaluations()
+    factor, counted = before.log_prob[0].exp(), active[0]
+    got = diagnostics.of_factor(torch.where(counted, factor, 100), counted, JointRows.whole(R))
+    ratios = [float(x) for x, counts in zip(factor, counted, strict=True) if counts]
+    assert 0 < len(ratios) < R
     expected = {
         "compound_ratio_mean": np.mean(ratios),
         "compound_ratio_min": min(ratios),
         "compound_ratio_max": max(ratios),
-        "effective_sample_size": sum(ratios) ** 2 / (R * sum(x**2 for x in ratios)),
+        "effective_sample_size": sum(ratios) ** 2 / (len(ratios) * sum(x**2 for x in ratios)),
     }
     assert {k: float(v) for k, v in got.items()} == pytest.approx(expected, rel=1e-9)
+    nobody = diagnostics.of_factor(factor, torch.zeros_like(counted), JointRows.whole(R))
+    assert {float(value) for value in nobody.values()} == {1.0}
 
 
 def test_effective_sample_size_of_the_extremes() -> None:
     """1 while nobody has moved, 1 / S when a single row carries everything."""
-    rows = JointRows.whole(R)
+    rows, counted = JointRows.whole(R), torch.ones(R, dtype=torch.bool)
     alone = torch.zeros(R)
     alone[3] = 7.0
-    assert float(diagnostics.of_factor(torch.ones(R), rows)["effective_sample_size"]) == 1
-    assert float(diagnostics.of_factor(alone, rows)["effective_sample_size"]) == pytest.approx(1 / R)
+    assert float(diagnostics.of_factor(torch.ones(R), counted, rows)["effective_sample_size"]) == 1
+    assert float(diagnostics.of_factor(alone, counted, rows)["effective_sample_size"]) == pytest.approx(1 / R)
 
 
 def test_the_improvement_bound_holds_in_a_game_of_two_states() -> None:
@@ -147,14 +152,13 @@ def test_the_behaviour_gap_is_the_largest_among_active_rows() -> None:
 def test_explained_variance() -> None:
     generator = torch.Generator().manual_seed(0)
     target, noise = torch.randn(R, generator=generator), torch.randn(R, generator=generator)
-    counted = torch.rand(R, generator=generator) < 0.6
     rows = JointRows.whole(R)
 
     def explained(value: Tensor) -> float:
-        return float(diagnostics.explained_variance(target, value, counted, rows))
+        return float(diagnostics.explained_variance(target, value, rows))
 
     value = target + 0.5 * noise
-    y, residual = (x[counted].double().numpy() for x in (target, target - value))
+    y, residual = (x.double().numpy() for x in (target, target - value))
     assert explained(value) == pytest.approx(1 - residual.var() / y.var(), rel=1e-4)
     assert explained(target) == pytest.approx(1)
     assert explained(torch.full((R,), 3.0)) == pytest.approx(0, abs=1e-5)

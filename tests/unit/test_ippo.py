@@ -14,6 +14,7 @@ from ray.tune.registry import register_env
 from torch import Tensor
 
 from rllib_haml import HAPPOConfig, IPPOConfig, MAPPOConfig
+from rllib_haml.haml import JointRows
 from rllib_haml.sampling.fragment import JointFragment, in_batch_order
 from rllib_haml.sampling.team import Team
 
@@ -81,3 +82,49 @@ def test_a_shared_policy_is_refused() -> None:
     config.multi_agent(policies=["one"], policy_mapping_fn=lambda agent, episode, **kwargs: "one")
     with pytest.raises(ValueError, match=r"IPPO needs a policy for each agent.*share_parameters: true"):
         config.validate()
+
+
+def test_the_teams_bound_is_the_sum_over_all_agents() -> None:
+    made = learner(IPPOConfig())
+    update(made, batch(made.config.team))
+    bounds = [float(made.metrics.peek((name, "improvement_lower_bound"))) for name in NAMES]
+    whole = float(made.metrics.peek(("__all_modules__", "improvement_lower_bound")))
+    assert whole == pytest.approx(sum(bounds))
+    assert min(bounds) > whole, "control: it is no single one's"
+
+
+def test_policies_draw_minibatches_of_their_own() -> None:
+    rows = JointRows.whole(20)
+    first, second = (next(iter(rows.minibatches(5, 1, 2, name, 0))).tolist() for name in ("scout", "carrier"))
+    assert first != second
+
+
+def test_what_is_worth_the_same_with_and_without_the_agent_is_learnt_so() -> None:
+    """The team earns 1 in each step for ever, whoever is there: V = 1 / (1 - γ) = 5, also where the agent,
+    which is there in the first half alone, has gone. Values before it left are bootstrapped from those after.
+    """
+    config = IPPOConfig().training(gamma=0.8, lambda_=0.9)
+    made = learner(config, agents=("scout",))
+    made.config.training(critic_num_epochs=10, minibatch_size=None)
+    there = np.arange(13) < 6
+    fragments = in_batch_order(
+        [
+            replace(
+                make_fragment(12, i, team=made.config.team, source=(0, i)),
+                active={"scout": there},
+                reward=np.ones((12, 1), np.float32),
+            )
+            for i in range(4)
+        ]
+    )
+    connector = made.config.build_learner_connector(None, None)[0]
+    for _ in range(150):
+        columns = connector(rl_module=None, batch={}, episodes=fragments)
+        made._update(columns)
+        made.fit_critics()
+    critic = made.module["scout_critic"]
+    with torch.no_grad():
+        values = critic.denormalise(critic.normalised_values(columns["scout_critic"]["state"])).numpy()
+    gone = np.tile(~there, 4)
+    assert values[gone] == pytest.approx(5.0, abs=0.3)
+    assert values[~gone] == pytest.approx(5.0, abs=0.3)

@@ -152,7 +152,7 @@ def test_the_value_loss(clip: float | None, delta: float | None) -> None:
         assert (got > plain + 1e-3).any(), "control: the clip matters"
 
 
-def test_value_targets_enter_the_normaliser_where_anyone_acted() -> None:
+def test_value_targets_enter_the_normaliser_also_where_nobody_acted() -> None:
     learner = make_learner(critic_num_epochs=0)
     made = fragments(learner.config.team, present=0.3)
     joint = JointBatch.of(columns_of(learner, made))
@@ -162,7 +162,7 @@ def test_value_targets_enter_the_normaliser_where_anyone_acted() -> None:
     learner._fit_later("critic", values, estimated)
     learner.fit_critics()
     scale = 0.1  # root of the variance floor: the unit of values before the first update
-    returns = (advantage + scale * before)[joint.any_active].double().numpy()
+    returns = (advantage + scale * before).double().numpy()
     mean, variance = learner.module["critic"].value_norm.mean_var()
     np.testing.assert_allclose(mean, returns.mean(), rtol=1e-5)
     np.testing.assert_allclose(variance, returns.var(), rtol=1e-4)

@@ -256,7 +256,7 @@ def test_second_derivatives_and_the_kl_ball(kind: str) -> None:
     report = player.neighbourhood.maximise(step)
     assert report["line_search_accepted"] == 1
     assert 0 < report["kl"] <= 0.01
-    assert report["surrogate_gain"] > 0
+    assert report["objective_gain"] > 0
 
 
 def critic(kind: str, size: int) -> Any:
