@@ -20,6 +20,7 @@ from rllib_haml.sampling.restarts import NUM_ENV_STEPS_DISCARDED
 logger = logging.getLogger("rllib_haml")
 _TAG = "train batch"
 _LINE_EVERY_S = 30.0
+_NO_VERSION = -1
 
 
 class EnvRunnersLost(RuntimeError):
@@ -88,6 +89,8 @@ class BatchSampler:
         self._group, self._config, self._restore = env_runner_group, config, restore
         self._weights: Any = None
         self._version = 0
+        # Requests' tags: of those that count, and of those given up, whose answers may still come.
+        self._tag, self._given_up = f"{_TAG} 0", list[str]()
         self._lost_since: float | None = None
         self._last_error: Exception | None = None
 
@@ -110,12 +113,19 @@ class BatchSampler:
     def begin(self) -> None:
         """Lets remote env runners sample the next batch."""
         if self._is_remote:
-            self._group.foreach_env_runner_async(_sample_with, tag=_TAG, kwargs={"weights": self._weights})
+            self._group.foreach_env_runner_async(
+                _sample_with, tag=self._tag, kwargs={"weights": self._weights}
+            )
 
     def forget(self) -> None:
-        """Waits for what was begun, and drops it: other weights, or another state, count from now on."""
+        """Waits for what was begun, and drops it: other weights, or another state, count from now on.
+
+        What comes later than `sample_timeout_s` is dropped when it comes, as stale.
+        """
         if self._is_remote:
-            self._group.fetch_ready_async_reqs(tags=_TAG, timeout_seconds=self._config.sample_timeout_s)
+            self._group.fetch_ready_async_reqs(tags=self._tag, timeout_seconds=self._config.sample_timeout_s)
+            self._given_up.append(self._tag)
+            self._tag = f"{_TAG} {len(self._given_up)}"
 
     def collect(self) -> Sample:
         """Samples until the env steps of a train batch are there.
@@ -169,19 +179,26 @@ class BatchSampler:
         self.begin()
         # The group's own method of this name drops the error that an env runner died of.
         replies = self._group._worker_manager.fetch_ready_async_reqs(
-            tags=_TAG, timeout_seconds=self._config.sample_timeout_s
+            tags=self._tag, timeout_seconds=self._config.sample_timeout_s
         )
         for reply in replies:
             if not reply.ok:
                 self._count_out(reply.actor_id, reply.get())
         if any(reply.ok for reply in replies):
             self._lost_since = None
-        late = self._group.num_in_flight_async_reqs(tag=_TAG)
+        late = self._group.num_in_flight_async_reqs(tag=self._tag)
         if late and len(replies):
             logger.warning(
                 "%d env runners need more than sample_timeout_s=%s.", late, self._config.sample_timeout_s
             )
-        return [reply.get() for reply in replies if reply.ok]
+        return [*self._answers_given_up(), *(reply.get() for reply in replies if reply.ok)]
+
+    def _answers_given_up(self) -> list[Answer]:
+        """Those that have come by now, as of no version."""
+        if not self._given_up:
+            return []
+        late = self._group.fetch_ready_async_reqs(tags=self._given_up, timeout_seconds=0.0)
+        return [answer._replace(version=_NO_VERSION) for _, answer in late if isinstance(answer, Answer)]
 
     def _count_out(self, env_runner: int, error: Exception) -> None:
         """One has died: the others go on, unless nothing was to be tolerated."""

@@ -133,6 +133,21 @@ def test_one_whose_environment_hangs(watch: Any, tmp_path: Path) -> None:
     assert not (set(before.values()) >= set(team.pids().values()))
 
 
+def test_what_was_begun_before_another_state_counts_is_dropped_whenever_it_comes(
+    watch: Any, tmp_path: Path
+) -> None:
+    """As after a restore or a new adapter: its version may be that of the weights that count now."""
+    team = watch(config(tmp_path).env_runners(sample_timeout_s=1.0))
+    team.train()
+    (tmp_path / "hold").touch()
+    team.algo.sampler.begin()
+    team.algo.sampler.forget()
+    (tmp_path / "hold").unlink()
+    result = team.until(lambda result: result["num_env_steps_stale_lifetime"] > 0)
+    assert result["num_env_steps_stale_lifetime"] <= STEPS
+    assert sum(map(len, team.batches[-1])) >= STEPS, "it does not shorten the batch"
+
+
 def test_an_environment_that_fails_in_an_env_runner(watch: Any, tmp_path: Path) -> None:
     team = watch(config(tmp_path, restart_failed_sub_environments=True))
     pids = team.pids()

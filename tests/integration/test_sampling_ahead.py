@@ -85,7 +85,7 @@ def test_env_runners_work_while_the_critic_is_fitted(ahead: Any, monkeypatch: py
     fit = OnPolicyTeamLearner.fit_critics
 
     def watched(learner: Any) -> Any:
-        under_way.append(ahead.env_runner_group.num_in_flight_async_reqs(tag="train batch"))
+        under_way.append(ahead.env_runner_group.num_in_flight_async_reqs())
         return fit(learner)
 
     monkeypatch.setattr(OnPolicyTeamLearner, "fit_critics", watched)
@@ -99,5 +99,5 @@ def test_what_was_begun_before_a_restore_is_dropped(ahead: Any, tmp_path: Any) -
     for _ in range(3):
         ahead.train()
     ahead.restore_from_path(checkpoint)
-    assert ahead.env_runner_group.num_in_flight_async_reqs(tag="train batch") == 0
+    assert ahead.env_runner_group.num_in_flight_async_reqs() == 0
     assert ahead.train()["num_env_steps_stale_lifetime"] == 0
