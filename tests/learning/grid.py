@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--algorithms", nargs="+", default=algorithms())
     parser.add_argument("--networks", nargs="+", default=["mlp", "gru"])
-    parser.add_argument("--steps", type=int, default=120_000, help="env steps at most")
+    parser.add_argument("--steps", type=int, default=300_000, help="env steps at most")
     parser.add_argument("--shuffled", action="store_true", help="the control that must not learn")
     parser.add_argument("--summary", action="store_true", help="print the table of --out")
     args = parser.parse_args()
