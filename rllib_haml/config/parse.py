@@ -75,6 +75,10 @@ _CHECKPOINT_KEYS: dict[str, Any] = {
     "checkpoint_score_order": str,
 }
 
+# Where an experiment does not say how often, in iterations; and how many are kept if it says neither.
+DEFAULT_CHECKPOINT_FREQUENCY = 25
+DEFAULT_NUM_TO_KEEP = 3
+
 _LEGACY_CHECKPOINT_KEYS = {
     "checkpoint_freq": "checkpoint_frequency",
     "checkpoint_at_end": "checkpoint_at_end",
@@ -229,6 +233,9 @@ class _ExperimentParser:
         own = self._checked(self._spec.get("checkpoint_config", {}), _CHECKPOINT_KEYS, at)
         legacy = {new: self._spec[old] for old, new in _LEGACY_CHECKPOINT_KEYS.items() if old in self._spec}
         settings = {"checkpoint_at_end": True, **legacy, **own}
+        if "checkpoint_frequency" not in settings:
+            settings["checkpoint_frequency"] = DEFAULT_CHECKPOINT_FREQUENCY
+            settings.setdefault("num_to_keep", DEFAULT_NUM_TO_KEEP)
         score = settings.get("checkpoint_score_attribute")
         if score and score.startswith("min-"):
             settings["checkpoint_score_attribute"] = score.removeprefix("min-")
