@@ -37,6 +37,10 @@ def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int
     """
     if options.resume:
         _check_resumable(experiments)
+    if options.auto_resume and _all_have_ended(experiments):
+        for experiment in experiments:
+            _say_ended(experiment)
+        return 0
     check_storage(experiments)
     _warn_of_lost_work(experiments)
     start_ray(options)
@@ -77,6 +81,14 @@ def _check_resumable(experiments: list[Experiment]) -> None:
     raise ConfigError([Problem("--resume", e.name, text.format(experiment_path(e))) for e in experiments])
 
 
+def _all_have_ended(experiments: list[Experiment]) -> bool:
+    return all(earlier_run(experiment_path(e)).has_ended(e.num_trials) for e in experiments)
+
+
+def _say_ended(experiment: Experiment) -> None:
+    click.echo(f"{experiment.name}: has ended, nothing to resume in {experiment_path(experiment)}")
+
+
 def _check_resources(experiments: list[Experiment], options: TrainOptions) -> None:
     short = {experiment.name: trial_shortage(experiment) for experiment in experiments}
     problems = [Problem("resources", name, text) for name, text in short.items() if text]
@@ -100,8 +112,8 @@ def _warn_of_lost_work(experiments: list[Experiment]) -> None:
     for experiment in experiments:
         if experiment.max_failures and not experiment.checkpoints.get("checkpoint_frequency"):
             logger.warning(
-                "%s: max_failures: %d without checkpoint_freq: a trial that fails starts again from its "
-                "beginning. Set checkpoint_freq to the iterations that you can afford to lose.",
+                "%s: max_failures: %d with checkpoint_freq: 0: a trial that fails starts again from its "
+                "beginning. Leave checkpoint_freq out, or set it to the iterations you can afford to lose.",
                 experiment.name,
                 experiment.max_failures,
             )
@@ -118,11 +130,13 @@ def _run_all(experiments: list[Experiment], options: TrainOptions) -> int:
 
 def _run(experiment: Experiment, options: TrainOptions) -> int:
     path, asked = experiment_path(experiment), experiment.num_trials
-    before = earlier_run(path) if options.resume else NEVER_BEGUN
+    before = earlier_run(path) if options.resume or options.auto_resume else NEVER_BEGUN
     if before.has_ended(asked):
-        click.echo(f"{experiment.name}: has ended, nothing to resume in {path}")
+        _say_ended(experiment)
         return 0
     click.echo(f"{experiment.name}: {'resuming' if before.begun else 'training'} in {path}")
+    if before.origins:
+        click.echo(f"{experiment.name}: it {before.way_on()}")
     tuner = _interrupted_tuner(experiment, path) if before.begun else _new_tuner(experiment, options)
     results = tuner.fit()
     report(experiment.name, results, path, options.verbosity)
@@ -132,9 +146,10 @@ def _run(experiment: Experiment, options: TrainOptions) -> int:
     # Of a search that its time ended, the trials that were never begun are not missing.
     if after.has_ended(1 if experiment.time_budget_s else asked):
         return 0
-    if after == before and after.has_ended(len(after.statuses)):
+    if before.begun and after == before and after.has_ended(len(after.statuses)):
         raise _fewer_trials(experiment, len(after.statuses))
-    click.echo(f"{experiment.name}: interrupted. The same command with --resume continues.")
+    flag = " with --resume" if after.begun and not options.auto_resume else ""
+    click.echo(f"{experiment.name}: interrupted. The same command{flag} {after.way_on()}")
     return INTERRUPTED
 
 

@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from ray.train._internal.checkpoint_manager import _CheckpointManager
+from ray.train._internal.session import _TrainingResult
+from ray.tune import Checkpoint
+from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from rllib_haml.checkpoints.manifest import MANIFEST
 from rllib_haml.cli import run
@@ -22,12 +26,27 @@ from rllib_haml.config.errors import ConfigError
 CHECKPOINT = Path(__file__).parents[1] / "data" / "checkpoint" / "happo_climbing"
 
 
-def note(directory: Path, *statuses: str) -> None:
-    """Writes what Tune leaves of an experiment."""
+def note(directory: Path, *statuses: str, made: tuple[Path | None, ...] = (), **state: Any) -> None:
+    """Writes what Tune leaves of an experiment: per trial its status, its last checkpoint, `state`."""
     directory.mkdir(exist_ok=True)
     (directory / "tuner.pkl").touch()
-    trials = [[json.dumps({"status": status}), "{}"] for status in statuses]
+    made = made or (None,) * len(statuses)
+    trials = [
+        [json.dumps({"status": status} | state), measured(checkpoint)]
+        for status, checkpoint in zip(statuses, made, strict=True)
+    ]
     (directory / "experiment_state-1.json").write_text(json.dumps({"trial_data": trials}))
+
+
+def measured(checkpoint: Path | None) -> str:
+    """What Tune notes of a trial that has made a checkpoint, or none yet."""
+    metadata = _TrainingRunMetadata()
+    manager: Any = _CheckpointManager(None)
+    metadata.checkpoint_manager = manager
+    if checkpoint:
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        manager.register_checkpoint(_TrainingResult(Checkpoint(str(checkpoint)), {}))
+    return metadata.get_json_state()
 
 
 def an_experiment(tmp_path: Path, name: str = "team", num_trials: int = 1, **more: Any) -> Any:
@@ -35,8 +54,9 @@ def an_experiment(tmp_path: Path, name: str = "team", num_trials: int = 1, **mor
     return SimpleNamespace(name=name, **given)
 
 
-RESUMING: Any = SimpleNamespace(resume=True, verbosity=0)
-FRESH: Any = SimpleNamespace(resume=False, verbosity=0)
+RESUMING: Any = SimpleNamespace(resume=True, auto_resume=False, verbosity=0)
+SUPERVISED: Any = SimpleNamespace(resume=False, auto_resume=True, verbosity=0)
+FRESH: Any = SimpleNamespace(resume=False, auto_resume=False, verbosity=0)
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
@@ -78,6 +98,41 @@ def test_a_torn_note_is_an_error_that_names_the_last_intact_checkpoint(torn: str
         earlier_run(str(tmp_path))
     assert "experiment_state-2.json cannot be read" in str(caught.value)
     assert f"--restore {tmp_path}/trial/checkpoint_2," in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        earlier_run(f"file://{tmp_path}")
+    assert f"file://{tmp_path}/experiment_state-2.json cannot be read" in str(caught.value)
+    assert f"copy file://{tmp_path}/trial/checkpoint_2 to a directory" in str(caught.value)
+
+
+WAYS_ON = [
+    (["RUNNING"], [3], "continues from {}/trial/checkpoint_3"),
+    (["RUNNING"], [None], "begins again: no checkpoint was made yet"),
+    (["ERROR", "PENDING"], [None, None], "begins again: no checkpoint was made yet"),
+    (["TERMINATED", "ERROR"], [1, 2], "continues from {}/trial/checkpoint_2"),
+    (["ERROR", "RUNNING"], [1, 2], "continues 2 of 2 trials from their last checkpoints"),
+    (
+        ["ERROR", "RUNNING", "PENDING"],
+        [1, 2, None],
+        "continues 2 of 3 trials from their last checkpoints; the others begin again, they have none yet",
+    ),
+    (["TERMINATED"], [1], "begins the trials that are left"),
+]
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize("statuses, made, words", WAYS_ON)
+def test_where_resuming_goes_on(
+    statuses: list[str], made: list[int | None], words: str, scheme: str, tmp_path: Path
+):
+    paths = [tmp_path / "trial" / f"checkpoint_{n}" if n else None for n in made]
+    note(tmp_path, *statuses, made=tuple(paths))
+    path = f"{scheme}{tmp_path}"
+    assert earlier_run(path).way_on() == words.format(path)
+
+
+def test_a_restored_run_without_a_checkpoint_of_its_own_goes_on_from_the_one_given(tmp_path: Path):
+    note(tmp_path, "RUNNING", restore_path="/given/checkpoint_9")
+    assert earlier_run(str(tmp_path)).way_on() == "continues from /given/checkpoint_9"
 
 
 def test_resuming_a_file_does_not_train_again_what_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -96,6 +151,39 @@ def test_resuming_a_file_begins_what_never_began(tmp_path: Path):
     note(tmp_path / "second", "TERMINATED")
     with pytest.raises(ConfigError, match="nothing to resume"):
         run._check_resumable([first, second])
+
+
+def test_a_supervised_command_begins_continues_and_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    first, second = an_experiment(tmp_path, "first"), an_experiment(tmp_path, "second")
+    begun = []
+    monkeypatch.setattr(run, "start_ray", lambda options: begun.append("ray"))
+    monkeypatch.setattr(run, "_warn_of_lost_work", lambda experiments: None)
+    monkeypatch.setattr(run, "_check_resources", lambda *_: None)
+    monkeypatch.setattr(run, "_new_tuner", lambda experiment, options: begun.append("new") or tuner)
+    monkeypatch.setattr(run, "_interrupted_tuner", lambda *_: begun.append("interrupted") or tuner)
+    monkeypatch.setattr(run, "report", lambda *_: None)
+    tuner = SimpleNamespace(fit=lambda: SimpleNamespace(errors=[]))
+    supervised: Any = SUPERVISED
+
+    assert run.run_experiments([first, second], supervised) == run.INTERRUPTED
+    assert begun == ["ray", "new"]
+    assert "first: interrupted. The same command begins" in capsys.readouterr().out
+    note(tmp_path / "first", "TERMINATED")
+    note(tmp_path / "second", "RUNNING")
+    assert run.run_experiments([first, second], supervised) == run.INTERRUPTED
+    assert begun[2:] == ["ray", "interrupted"]
+    note(tmp_path / "second", "TERMINATED")
+    assert run.run_experiments([first, second], supervised) == 0
+    assert begun[4:] == [], "all has ended: no Ray is needed"
+
+
+def test_both_ways_to_resume_are_an_error(tmp_path: Path):
+    arguments = ["train", "--run", "PPO", "--env", "CartPole-v1", "--resume", "--auto-resume"]
+    done = CliRunner().invoke(rllib, [*arguments, "--storage-path", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "--resume and --auto-resume: give one of them" in done.output
 
 
 @pytest.fixture
