@@ -228,11 +228,13 @@ def test_a_resumed_run_takes_no_further_samples_and_says_so(tmp_path: Path, trai
 
 def test_storage_that_cannot_be_written_to_is_an_error(tmp_path: Path):
     (tmp_path / "file").touch()
-    for place in (f"{tmp_path}/file", f"file://{tmp_path}/file", "nowhere://bucket/runs"):
+    # /proc is a directory in which not even root can make a file.
+    for place in (f"{tmp_path}/file", f"file://{tmp_path}/file", "nowhere://bucket/runs", "/proc"):
         with pytest.raises(ConfigError, match="cannot be written to"):
             check_storage([an_experiment(tmp_path, storage_path=place)])
     check_storage([an_experiment(tmp_path, storage_path=f"file://{tmp_path}/new/runs")])
     assert (tmp_path / "new" / "runs").is_dir()
+    assert list((tmp_path / "new" / "runs").iterdir()) == [], "what was written to try it is gone"
 
 
 @pytest.mark.parametrize(
