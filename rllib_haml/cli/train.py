@@ -33,7 +33,8 @@ A file looks like this; several experiments may stand in it, {grid_search: [...]
       env_config: {scenario: HalfCheetah, agent_conf: 2x3}
       lr: {grid_search: [5e-4, 1e-4]}
 
-Exit codes: 0 trained, 1 a trial failed, 2 something in the file or the command is wrong.
+Exit codes: 0 trained, 1 a trial failed, 2 something in the file or the command is wrong,
+130 interrupted (Ctrl-C or SIGTERM): --resume continues.
 """
 )
 @click.argument("words", nargs=-1, metavar="[file FILE]")
