@@ -12,12 +12,14 @@ from ray import tune
 from ray.tune import Tuner
 
 from rllib_haml.algorithms.autoscaler import autoscaler_is_on
+from rllib_haml.cli.full_disk import NOT_OF_STORAGE, UNWRITTEN, unwritten
+from rllib_haml.cli.interrupt import former_sigterm, sigterm_is_ctrl_c
 from rllib_haml.cli.logs import show_worker_logs_of_this_package, silence_ray
 from rllib_haml.cli.options import TrainOptions
 from rllib_haml.cli.progress import ProgressLines
 from rllib_haml.cli.report import report
 from rllib_haml.cli.resources import WaitingLines, trial_shortage
-from rllib_haml.cli.resume import NEVER_BEGUN, earlier_run
+from rllib_haml.cli.resume import NEVER_BEGUN, EarlierRun, check_settings, earlier_run
 from rllib_haml.cli.storage import check_storage, experiment_path, storage_path
 from rllib_haml.config.errors import ConfigError, Problem
 from rllib_haml.config.experiment import Experiment
@@ -30,7 +32,7 @@ def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int
     """Trains the experiments one after another.
 
     Returns:
-        The exit code: 0, 1 if a trial failed, 130 if the user interrupted.
+        The exit code: 0, 1 if a trial failed, 130 if Ctrl-C or SIGTERM interrupted.
 
     Raises:
         ConfigError: Nothing to resume, or resources that are not there.
@@ -43,12 +45,18 @@ def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int
         return 0
     check_storage(experiments)
     _warn_of_lost_work(experiments)
-    start_ray(options)
-    try:
-        _check_resources(experiments, options)
-        return _run_all(experiments, options)
-    finally:
-        ray.shutdown()
+    with former_sigterm():
+        try:
+            start_ray(options)
+            sigterm_is_ctrl_c()
+            _check_resources(experiments, options)
+            return _run_all(experiments, options)
+        except KeyboardInterrupt:
+            # Before Tune listens, or a second time while it ends.
+            click.echo("interrupted at once. The same command with --resume continues what was noted.")
+            return INTERRUPTED
+        finally:
+            ray.shutdown()
 
 
 def start_ray(options: TrainOptions) -> None:
@@ -77,8 +85,18 @@ def _check_resumable(experiments: list[Experiment]) -> None:
     ended = [run.has_ended(e.num_trials) for run, e in zip(runs, experiments, strict=True)]
     if any(run.begun for run in runs) and not all(ended):
         return
-    text = "nothing to resume: no interrupted run in {}. Start one without --resume."
-    raise ConfigError([Problem("--resume", e.name, text.format(experiment_path(e))) for e in experiments])
+    pairs = zip(runs, experiments, strict=True)
+    raise ConfigError([Problem("--resume", e.name, _nothing_to_resume(e, run.begun)) for run, e in pairs])
+
+
+def _nothing_to_resume(experiment: Experiment, ended: bool) -> str:
+    path = experiment_path(experiment)
+    if not ended:
+        return f"nothing to resume: no interrupted run in {path}. Start one without --resume."
+    return (
+        f"nothing to resume: the run in {path} has ended. To train on, start another from its checkpoint: "
+        f"--restore CHECKPOINT --experiment-name NAME, without --resume."
+    )
 
 
 def _all_have_ended(experiments: list[Experiment]) -> bool:
@@ -134,12 +152,16 @@ def _run(experiment: Experiment, options: TrainOptions) -> int:
     if before.has_ended(asked):
         _say_ended(experiment)
         return 0
-    click.echo(f"{experiment.name}: {'resuming' if before.begun else 'training'} in {path}")
-    if before.origins:
-        click.echo(f"{experiment.name}: it {before.way_on()}")
-    tuner = _interrupted_tuner(experiment, path) if before.begun else _new_tuner(experiment, options)
-    results = tuner.fit()
-    report(experiment.name, results, path, options.verbosity)
+    try:
+        tuner = _interrupted_tuner(experiment, before) if before.begun else _new_tuner(experiment, options)
+        _say_begin(experiment, before)
+        results = tuner.fit()
+        report(experiment.name, results, path, options.verbosity)
+    except NOT_OF_STORAGE:
+        raise
+    except UNWRITTEN as error:
+        click.echo(f"{experiment.name}: {unwritten(path, error)}", err=True)
+        return 1
     if results.errors:
         return 1
     after = earlier_run(path)
@@ -153,6 +175,15 @@ def _run(experiment: Experiment, options: TrainOptions) -> int:
     return INTERRUPTED
 
 
+def _say_begin(experiment: Experiment, before: EarlierRun) -> None:
+    path = experiment_path(experiment)
+    if not before.begun:
+        click.echo(f"{experiment.name}: training in {path}")
+        return
+    click.echo(f"{experiment.name}: resuming in {path}, with the settings that it began with")
+    click.echo(f"{experiment.name}: it {before.way_on()}")
+
+
 def _fewer_trials(experiment: Experiment, begun: int) -> ConfigError:
     text = (
         f"the run has ended with {begun} trials, and {experiment.num_trials} are asked for now; a resumed "
@@ -161,8 +192,10 @@ def _fewer_trials(experiment: Experiment, begun: int) -> ConfigError:
     return ConfigError([Problem("--resume", experiment.name, text)])
 
 
-def _interrupted_tuner(experiment: Experiment, path: str) -> Tuner:
-    return Tuner.restore(path, experiment.algorithm_class, resume_errored=True)
+def _interrupted_tuner(experiment: Experiment, before: EarlierRun) -> Tuner:
+    tuner = Tuner.restore(experiment_path(experiment), experiment.algorithm_class, resume_errored=True)
+    check_settings(experiment, before, tuner)
+    return tuner
 
 
 def _new_tuner(experiment: Experiment, options: TrainOptions) -> Tuner:

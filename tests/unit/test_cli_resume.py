@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,9 @@ from rllib_haml.cli import run
 from rllib_haml.cli.app import rllib
 from rllib_haml.cli.resume import earlier_run
 from rllib_haml.cli.storage import check_storage
+from rllib_haml.config.document import read_text
 from rllib_haml.config.errors import ConfigError
+from rllib_haml.config.parse import parse_experiments
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "checkpoint" / "happo_climbing"
 
@@ -149,7 +152,7 @@ def test_resuming_a_file_begins_what_never_began(tmp_path: Path):
     note(tmp_path / "first", "TERMINATED")
     run._check_resumable([first, second])
     note(tmp_path / "second", "TERMINATED")
-    with pytest.raises(ConfigError, match="nothing to resume"):
+    with pytest.raises(ConfigError, match=r"nothing to resume: the run in .*second has ended.*--restore"):
         run._check_resumable([first, second])
 
 
@@ -249,6 +252,30 @@ def test_an_interrupt_ends_the_whole_file_and_a_failure_does_not(
     options: Any = None
     assert run._run_all(experiments, options) == expected
     assert len(codes) - len(left) == begun
+
+
+@pytest.mark.parametrize(
+    "key, was, now, said",
+    [
+        ("stop", {"training_iteration": 5}, {"training_iteration": 9}, "stop was {'training_iteration': 5}"),
+        ("stop", {}, {"time_total_s": 9}, "stop was {}, and {'time_total_s': 9} is asked for"),
+        ("max_failures", 0, 3, "max_failures was 0, and 3 is asked for now"),
+    ],
+)
+def test_a_resumed_run_keeps_its_settings_and_says_so(
+    key: str, was: Any, now: Any, said: str, tmp_path: Path
+):
+    (parsed,) = parse_experiments(read_text("team: {run: PPO, env: CartPole-v1}", "x.yaml"))
+    begun = replace(parsed, storage_path=str(tmp_path), **{key: was})
+    run._new_tuner(begun, FRESH)
+    note(tmp_path / "team", "RUNNING", made=(tmp_path / "team" / "trial" / "checkpoint_1",))
+    before = earlier_run(str(tmp_path / "team"))
+    run._interrupted_tuner(begun, before)
+    with pytest.raises(ConfigError) as caught:
+        run._interrupted_tuner(replace(begun, **{key: now}), before)
+    (problem,) = caught.value.problems
+    assert said in problem.text
+    assert f"--restore {tmp_path}/team/trial/checkpoint_1 --experiment-name NAME" in problem.text
 
 
 def test_nothing_to_resume_is_an_error_before_ray_starts(tmp_path: Path):
