@@ -140,6 +140,8 @@ class _ExperimentParser:
         if len(self._document.problems) > found_before:
             return None
         configs = variants(default, chosen, self._path, self._document)
+        if "restore" in settings and len(self._document.problems) == found_before:
+            self._check_fit(settings["restore"], algorithm, configs)
         return Experiment(
             name=self._path[0],
             algorithm=self._spec["run"],
@@ -226,6 +228,17 @@ class _ExperimentParser:
         try:
             check_any(Path(checkpoint))
         except (CheckpointError, FileNotFoundError) as error:
+            self._document.error((*self._path, "restore"), str(error))
+
+    def _check_fit(self, checkpoint: str, algorithm: type, configs: list[AlgorithmConfig]) -> None:
+        from rllib_haml.algorithms.team_config import TeamConfig
+        from rllib_haml.checkpoints.read import CheckpointError, check_fit
+
+        copies = [config.copy(copy_frozen=False) for config in configs]
+        teams = [copy.resolve_team() for copy in copies if isinstance(copy, TeamConfig)]
+        try:
+            check_fit(Path(checkpoint), algorithm, teams)
+        except CheckpointError as error:
             self._document.error((*self._path, "restore"), str(error))
 
     def _checkpoints(self) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from fragments import TEAM
 from pyarrow import fs
 from ray.rllib.algorithms.ppo import PPO
 
-from rllib_haml import HAPPO
+from rllib_haml import HAPPO, MAPPO
 from rllib_haml.checkpoints.manifest import MANIFEST, Manifest
-from rllib_haml.checkpoints.read import CLASS_FILE, CheckpointError, check_any, class_of, verify
+from rllib_haml.checkpoints.read import CLASS_FILE, CheckpointError, check_any, check_fit, class_of, verify
 from rllib_haml.checkpoints.write import upload_whole, write_whole
 
 HERE = fs.LocalFileSystem()
@@ -214,6 +214,20 @@ def test_rllibs_own_checkpoints_and_other_directories(tmp_path: Path) -> None:
     (tmp_path / CLASS_FILE).unlink()
     with pytest.raises(CheckpointError, match="is no checkpoint of an algorithm"):
         check_any(tmp_path)
+
+
+def test_what_an_algorithm_cannot_go_on_from_is_refused(path: Path, tmp_path: Path) -> None:
+    check_fit(path, HAPPO, [TEAM])
+    with pytest.raises(CheckpointError, match=r"HAPPO's, this is MAPPO.*`run: HAPPO`"):
+        check_fit(path, MAPPO, [TEAM])
+    stock = tmp_path / "stock"
+    stock.mkdir()
+    (stock / CLASS_FILE).write_bytes(pickle.dumps({"class": PPO}))
+    check_fit(stock, PPO, [])
+    with pytest.raises(CheckpointError, match=r"of RLlib's PPO, not of this package"):
+        check_fit(stock, HAPPO, [TEAM])
+    with pytest.raises(FileNotFoundError):
+        check_fit(tmp_path / "nowhere", PPO, [])
 
 
 def test_code_that_is_not_here_is_named(path: Path) -> None:
