@@ -54,8 +54,8 @@ def _report_adapters(name: str, result: Result, path: str) -> None:
         click.echo(f"{name}: audit        rllib adapters audit {within(path, result.checkpoint.path)}")
 
 
-# Up to the blank line before what was raised of it.
-_FAULT = re.compile(r"^\S*\bEnvironmentFault: (.+?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
+# What says most, up to the blank line before what was raised of it.
+_FAULT = re.compile(r"^\S*\b(?:EnvironmentFault|CheckpointError): (.+?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def cause(trace: str) -> str:
@@ -65,7 +65,8 @@ def cause(trace: str) -> str:
         trace: A chain of exceptions as remote workers printed it, the root cause first.
 
     Returns:
-        The fault of an environment, with its place, where there is one in the chain; else the root cause.
+        The fault of an environment, with its place, or a checkpoint's, with a way out, where there is one in
+        the chain; else the root cause.
     """
     if fault := _FAULT.search(trace):
         return " ".join(fault.group(1).split())

@@ -8,15 +8,21 @@ import pickle
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from fragments import TEAM
 from pyarrow import fs
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPO
 
 from rllib_haml import HAPPO, MAPPO
+from rllib_haml.checkpoints import whole
 from rllib_haml.checkpoints.manifest import MANIFEST, Manifest
 from rllib_haml.checkpoints.read import CLASS_FILE, CheckpointError, check_any, check_fit, class_of, verify
+from rllib_haml.checkpoints.whole import WholeCheckpoints
 from rllib_haml.checkpoints.write import upload_whole, write_whole
 
 HERE = fs.LocalFileSystem()
@@ -228,6 +234,50 @@ def test_what_an_algorithm_cannot_go_on_from_is_refused(path: Path, tmp_path: Pa
         check_fit(stock, HAPPO, [TEAM])
     with pytest.raises(FileNotFoundError):
         check_fit(tmp_path / "nowhere", PPO, [])
+
+
+def test_other_networks_are_named_with_a_way_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_others(*args: object, **kwargs: object) -> None:
+        torch.nn.Linear(2, 3).load_state_dict(torch.nn.Linear(2, 4).state_dict())
+
+    algo: Any = object.__new__(WholeCheckpoints)
+    monkeypatch.setattr(Algorithm, "restore_from_path", load_others)
+    monkeypatch.setattr(whole, "refuse_foreign", lambda *_: None)
+    algo.config = SimpleNamespace(team=TEAM)
+    with pytest.raises(CheckpointError, match=r"other networks \(size mismatch for weight.*model_config"):
+        algo.restore_from_path(path)
+
+    def fails(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("anything else")
+
+    monkeypatch.setattr(Algorithm, "restore_from_path", fails)
+    with pytest.raises(RuntimeError, match=r"^anything else$"):
+        algo.restore_from_path(path)
+
+
+def test_every_file_and_directory_is_brought_to_the_disk_before_the_rename(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut leaves cannot be tried here; that nothing is left out can."""
+    synced: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def note_sync(handle: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    def note_rename(self: Path, target: Path) -> Path:
+        synced.append(f"{self.name} -> {target.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    write_whole(path.with_name("new"), manifest(), contents("second"))
+    aside = path.with_name(".new.writing")
+    within = {str(aside / name) for name in ("part/state.pkl", CLASS_FILE, MANIFEST, "part")} | {str(aside)}
+    renamed = synced.index(".new.writing -> new")
+    assert set(synced[:renamed]) == within
+    assert synced[renamed + 1 :] == [str(path.parent)], "and that it was renamed, afterwards"
 
 
 def test_code_that_is_not_here_is_named(path: Path) -> None:
