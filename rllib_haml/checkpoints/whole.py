@@ -155,8 +155,9 @@ def _networks_named(path: Any) -> Iterator[None]:
     """Says of weights that do not fit what would."""
     try:
         yield
-    except RuntimeError as error:
-        unlike = re.search(r"size mismatch for .*", str(error))
+    # RuntimeError is torch's, ValueError that of this package's networks.
+    except (RuntimeError, ValueError) as error:
+        unlike = re.search(r"(size mismatch for|Missing key|Unexpected key).*", str(error))
         if unlike is None:
             raise
         raise CheckpointError(

@@ -24,6 +24,7 @@ from rllib_haml.checkpoints.manifest import MANIFEST, Manifest
 from rllib_haml.checkpoints.read import CLASS_FILE, CheckpointError, check_any, check_fit, class_of, verify
 from rllib_haml.checkpoints.whole import WholeCheckpoints
 from rllib_haml.checkpoints.write import upload_whole, write_whole
+from rllib_haml.modules.state import load_exactly
 
 HERE = fs.LocalFileSystem()
 
@@ -236,15 +237,22 @@ def test_what_an_algorithm_cannot_go_on_from_is_refused(path: Path, tmp_path: Pa
         check_fit(tmp_path / "nowhere", PPO, [])
 
 
-def test_other_networks_are_named_with_a_way_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("load", [torch.nn.Module.load_state_dict, load_exactly])
+@pytest.mark.parametrize(
+    "other, words",
+    [(torch.nn.Linear(2, 4), "size mismatch for weight"), (torch.nn.LSTM(2, 2), r"Missing key\(s\)")],
+)
+def test_other_networks_are_named_with_a_way_out(
+    load: Any, other: torch.nn.Module, words: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def load_others(*args: object, **kwargs: object) -> None:
-        torch.nn.Linear(2, 3).load_state_dict(torch.nn.Linear(2, 4).state_dict())
+        load(torch.nn.Linear(2, 3), other.state_dict())
 
     algo: Any = object.__new__(WholeCheckpoints)
     monkeypatch.setattr(Algorithm, "restore_from_path", load_others)
     monkeypatch.setattr(whole, "refuse_foreign", lambda *_: None)
     algo.config = SimpleNamespace(team=TEAM)
-    with pytest.raises(CheckpointError, match=r"other networks \(size mismatch for weight.*model_config"):
+    with pytest.raises(CheckpointError, match=rf"other networks \({words}.*model_config"):
         algo.restore_from_path(path)
 
     def fails(*args: object, **kwargs: object) -> None:
