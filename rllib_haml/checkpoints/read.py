@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
@@ -61,18 +62,52 @@ def class_of(path: str, filesystem: fs.FileSystem) -> type:
         ) from error
 
 
+def check_fit(path: Path, algorithm: type, teams: Iterable[Team]) -> None:
+    """As `check_any`, and refuses what `algorithm` could not go on from.
+
+    Args:
+        path: On this machine.
+        algorithm: This package's or RLlib's.
+        teams: That it is to go on with; none where it is RLlib's.
+
+    Raises:
+        FileNotFoundError: There is nothing at `path`.
+        CheckpointError: It is damaged, or another algorithm's or team's.
+    """
+    place, here = path.expanduser().absolute().as_posix(), fs.LocalFileSystem()
+    if not _is_ours(algorithm) and not _is_file(f"{place}/{MANIFEST}", here):
+        check_any(path)
+        return
+    manifest = verify(place, here)
+    _refuse_other_algorithm(place, manifest, algorithm)
+    for team in teams:
+        _refuse_other_team(place, manifest, team)
+
+
 def refuse_foreign(path: str, manifest: Manifest, algorithm: type, team: Team) -> None:
     """Refuses another algorithm's or another team's checkpoint; tells of other versions in the log.
 
     Raises:
         CheckpointError: It says what differs.
     """
+    _refuse_other_algorithm(path, manifest, algorithm)
+    _refuse_other_team(path, manifest, team)
+    others = {k: (v, now) for k, v in manifest.versions.items() if (now := present_versions().get(k)) != v}
+    if others:
+        told = ", ".join(f"{name} {before} (here {now})" for name, (before, now) in others.items())
+        logger.info("The checkpoint %s was made with %s.", path, told)
+
+
+def _refuse_other_algorithm(path: str, manifest: Manifest, algorithm: type) -> None:
     if manifest.algorithm not in (base.__name__ for base in algorithm.__mro__):
         raise CheckpointError(
             f"The checkpoint {path} is {manifest.algorithm}'s, this is {algorithm.__name__}: load it with "
             f"{manifest.algorithm}.from_checkpoint, or set `run: {manifest.algorithm}`. Its policies alone "
             f"are RLModules: RLModule.from_checkpoint('{path}/learner_group/learner/rl_module/<policy>')."
         )
+
+
+def _refuse_other_team(path: str, manifest: Manifest, team: Team) -> None:
     here = agents_of(team)
     if list(here) != list(manifest.agents):
         raise CheckpointError(
@@ -86,10 +121,6 @@ def refuse_foreign(path: str, manifest: Manifest, algorithm: type, team: Team) -
                     f"The checkpoint {path} does not fit: {key} of agent {agent!r} was {before}, and is "
                     f"{value}. Give the environment and the policies that it was made with."
                 )
-    others = {k: (v, now) for k, v in manifest.versions.items() if (now := present_versions().get(k)) != v}
-    if others:
-        told = ", ".join(f"{name} {before} (here {now})" for name, (before, now) in others.items())
-        logger.info("The checkpoint %s was made with %s.", path, told)
 
 
 def _compare(path: str, filesystem: fs.FileSystem) -> tuple[Manifest | None, str]:
@@ -171,8 +202,11 @@ def _stock_class(path: str, filesystem: fs.FileSystem) -> type | None:
         made_by = class_of(path, filesystem)
     except (CheckpointError, pickle.UnpicklingError, EOFError):
         return None
-    ours = any(base.__module__.startswith("rllib_haml.") for base in made_by.__mro__)
-    return None if ours else made_by
+    return None if _is_ours(made_by) else made_by
+
+
+def _is_ours(algorithm: type) -> bool:
+    return any(base.__module__.startswith("rllib_haml.") for base in algorithm.__mro__)
 
 
 def _is_file(path: str, filesystem: fs.FileSystem) -> bool:

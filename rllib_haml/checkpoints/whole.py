@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,8 @@ class WholeCheckpoints(Algorithm):
 
         Raises:
             FileNotFoundError: There is none.
-            CheckpointError: It is damaged, or another algorithm's or team's; nothing of it was loaded.
+            CheckpointError: It is damaged, or another algorithm's or team's; nothing of it was loaded. Or it
+                is of other networks; then parts of it may have been.
         """
         if component is not None:
             self._before_restoring()
@@ -77,7 +79,8 @@ class WholeCheckpoints(Algorithm):
         with _verified(path, filesystem) as (directory, manifest):
             refuse_foreign(str(path), manifest, type(self), self.config.team)
             self._before_restoring()
-            super().restore_from_path(directory, *args, **kwargs)
+            with _networks_named(path):
+                super().restore_from_path(directory, *args, **kwargs)
 
     def _before_restoring(self) -> None:
         """Called once a checkpoint is known to be whole and this algorithm's, before it is loaded."""
@@ -145,6 +148,22 @@ def _verified(path: Any, filesystem: Any) -> Iterator[tuple[str, Manifest]]:
     with tempfile.TemporaryDirectory() as directory:
         fs.copy_files(place, directory, source_filesystem=filesystem)
         yield directory, manifest
+
+
+@contextmanager
+def _networks_named(path: Any) -> Iterator[None]:
+    """Says of weights that do not fit what would."""
+    try:
+        yield
+    # RuntimeError is torch's, ValueError that of this package's networks.
+    except (RuntimeError, ValueError) as error:
+        unlike = re.search(r"(size mismatch for|Missing key|Unexpected key).*", str(error))
+        if unlike is None:
+            raise
+        raise CheckpointError(
+            f"The checkpoint {path} is of other networks ({unlike.group().rstrip('.')}): give the "
+            f"model_config that it was made with, and build the algorithm anew, as parts may be loaded."
+        ) from error
 
 
 def _check_learners_part(directory: Path) -> None:

@@ -28,6 +28,7 @@ class TrainOptions:
     max_failures: int | None
     seed: int | None
     resume: bool
+    auto_resume: bool
     ray_address: str | None
     ray_num_cpus: int | None
     ray_num_gpus: int | None
@@ -107,7 +108,12 @@ _OPTIONS = [
     click.option("--seed", type=int, metavar="N", help="Seed of everything random."),
     click.option("--experiment-name", "-n", metavar="NAME", help="Directory under storage path."),
     click.option("--storage-path", metavar="DIR", help="Results go here.  [default: ~/ray_results]"),
-    click.option("--checkpoint-freq", type=int, metavar="N", help="Checkpoint every N iterations."),
+    click.option(
+        "--checkpoint-freq",
+        type=int,
+        metavar="N",
+        help="Checkpoint every N iterations; 0: never.  [default: 25, and the last 3 are kept]",
+    ),
     click.option(
         "--checkpoint-at-end/--no-checkpoint-at-end",
         default=None,
@@ -121,6 +127,9 @@ _OPTIONS = [
     ),
     click.option("--restore", metavar="CHECKPOINT", help="Start new trials from a checkpoint."),
     click.option("--resume", is_flag=True, help="Continue an interrupted run, settings unchanged."),
+    click.option(
+        "--auto-resume", is_flag=True, help="Begin, or continue what has not ended: for supervisors."
+    ),
     click.option("--ray-address", metavar="ADDRESS", help="Ray cluster to use: auto, or host:port."),
     click.option("--ray-num-cpus", type=click.IntRange(min=0), metavar="N", help="CPUs of a local Ray."),
     click.option("--ray-num-gpus", type=click.IntRange(min=0), metavar="N", help="GPUs of a local Ray."),

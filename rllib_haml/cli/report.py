@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 from ray.tune import Result, ResultGrid
 
@@ -52,9 +54,22 @@ def _report_adapters(name: str, result: Result, path: str) -> None:
         click.echo(f"{name}: audit        rllib adapters audit {within(path, result.checkpoint.path)}")
 
 
+# What says most, up to the blank line before what was raised of it.
+_FAULT = re.compile(r"^\S*\b(?:EnvironmentFault|CheckpointError): (.+?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
+
+
 def cause(trace: str) -> str:
-    """The first exception of the chain whose traces a remote worker printed, in one line."""
-    # Ray hands over the printed traces of all processes, the root cause first.
+    """Why a trial failed, in one line.
+
+    Args:
+        trace: A chain of exceptions as remote workers printed it, the root cause first.
+
+    Returns:
+        The fault of an environment, with its place, or a checkpoint's, with a way out, where there is one in
+        the chain; else the root cause.
+    """
+    if fault := _FAULT.search(trace):
+        return " ".join(fault.group(1).split())
     trace = trace.partition("\nThe above exception was the direct cause")[0].rstrip()
     lines = trace.splitlines()
     frames = [number for number, line in enumerate(lines) if line.startswith("  ")]

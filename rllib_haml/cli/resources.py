@@ -52,5 +52,11 @@ def _why(trial: Trial) -> str:
     if missing:
         return missing
     free = ray.available_resources()
-    asked = [f"{amount:g} {name} ({free.get(name, 0):g} free)" for name, amount in total(bundles).items()]
-    return f"a trial asks for {', '.join(asked)}. It starts now, or what is missing is in use by others."
+    needs = total(bundles)
+    asked = [f"{amount:g} {name} ({free.get(name, 0):g} free)" for name, amount in needs.items()]
+    if all(free.get(name, 0) >= amount for name, amount in needs.items()):
+        why = "All of it is free: actors are starting."
+    else:
+        # Ray counts as in use what a trial holds for actors that are not ready yet.
+        why = "The rest is in use: by others, or by this trial's own actors, which are starting."
+    return f"a trial asks for {', '.join(asked)}. {why}"

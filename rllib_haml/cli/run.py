@@ -12,12 +12,14 @@ from ray import tune
 from ray.tune import Tuner
 
 from rllib_haml.algorithms.autoscaler import autoscaler_is_on
+from rllib_haml.cli.full_disk import NOT_OF_STORAGE, UNWRITTEN, unwritten
+from rllib_haml.cli.interrupt import former_sigterm, sigterm_is_ctrl_c
 from rllib_haml.cli.logs import show_worker_logs_of_this_package, silence_ray
 from rllib_haml.cli.options import TrainOptions
 from rllib_haml.cli.progress import ProgressLines
 from rllib_haml.cli.report import report
 from rllib_haml.cli.resources import WaitingLines, trial_shortage
-from rllib_haml.cli.resume import NEVER_BEGUN, earlier_run
+from rllib_haml.cli.resume import NEVER_BEGUN, EarlierRun, check_settings, earlier_run
 from rllib_haml.cli.storage import check_storage, experiment_path, storage_path
 from rllib_haml.config.errors import ConfigError, Problem
 from rllib_haml.config.experiment import Experiment
@@ -30,21 +32,31 @@ def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int
     """Trains the experiments one after another.
 
     Returns:
-        The exit code: 0, 1 if a trial failed, 130 if the user interrupted.
+        The exit code: 0, 1 if a trial failed, 130 if Ctrl-C or SIGTERM interrupted.
 
     Raises:
         ConfigError: Nothing to resume, or resources that are not there.
     """
     if options.resume:
         _check_resumable(experiments)
+    if options.auto_resume and _all_have_ended(experiments):
+        for experiment in experiments:
+            _say_ended(experiment)
+        return 0
     check_storage(experiments)
     _warn_of_lost_work(experiments)
-    start_ray(options)
-    try:
-        _check_resources(experiments, options)
-        return _run_all(experiments, options)
-    finally:
-        ray.shutdown()
+    with former_sigterm():
+        try:
+            start_ray(options)
+            sigterm_is_ctrl_c()
+            _check_resources(experiments, options)
+            return _run_all(experiments, options)
+        except KeyboardInterrupt:
+            # Before Tune listens, or a second time while it ends.
+            click.echo("interrupted at once. The same command with --resume continues what was noted.")
+            return INTERRUPTED
+        finally:
+            ray.shutdown()
 
 
 def start_ray(options: TrainOptions) -> None:
@@ -73,8 +85,26 @@ def _check_resumable(experiments: list[Experiment]) -> None:
     ended = [run.has_ended(e.num_trials) for run, e in zip(runs, experiments, strict=True)]
     if any(run.begun for run in runs) and not all(ended):
         return
-    text = "nothing to resume: no interrupted run in {}. Start one without --resume."
-    raise ConfigError([Problem("--resume", e.name, text.format(experiment_path(e))) for e in experiments])
+    pairs = zip(runs, experiments, strict=True)
+    raise ConfigError([Problem("--resume", e.name, _nothing_to_resume(e, run.begun)) for run, e in pairs])
+
+
+def _nothing_to_resume(experiment: Experiment, ended: bool) -> str:
+    path = experiment_path(experiment)
+    if not ended:
+        return f"nothing to resume: no interrupted run in {path}. Start one without --resume."
+    return (
+        f"nothing to resume: the run in {path} has ended. To train on, start another from its checkpoint: "
+        f"--restore CHECKPOINT --experiment-name NAME, without --resume."
+    )
+
+
+def _all_have_ended(experiments: list[Experiment]) -> bool:
+    return all(earlier_run(experiment_path(e)).has_ended(e.num_trials) for e in experiments)
+
+
+def _say_ended(experiment: Experiment) -> None:
+    click.echo(f"{experiment.name}: has ended, nothing to resume in {experiment_path(experiment)}")
 
 
 def _check_resources(experiments: list[Experiment], options: TrainOptions) -> None:
@@ -100,8 +130,8 @@ def _warn_of_lost_work(experiments: list[Experiment]) -> None:
     for experiment in experiments:
         if experiment.max_failures and not experiment.checkpoints.get("checkpoint_frequency"):
             logger.warning(
-                "%s: max_failures: %d without checkpoint_freq: a trial that fails starts again from its "
-                "beginning. Set checkpoint_freq to the iterations that you can afford to lose.",
+                "%s: max_failures: %d with checkpoint_freq: 0: a trial that fails starts again from its "
+                "beginning. Leave checkpoint_freq out, or set it to the iterations you can afford to lose.",
                 experiment.name,
                 experiment.max_failures,
             )
@@ -118,24 +148,40 @@ def _run_all(experiments: list[Experiment], options: TrainOptions) -> int:
 
 def _run(experiment: Experiment, options: TrainOptions) -> int:
     path, asked = experiment_path(experiment), experiment.num_trials
-    before = earlier_run(path) if options.resume else NEVER_BEGUN
+    before = earlier_run(path) if options.resume or options.auto_resume else NEVER_BEGUN
     if before.has_ended(asked):
-        click.echo(f"{experiment.name}: has ended, nothing to resume in {path}")
+        _say_ended(experiment)
         return 0
-    click.echo(f"{experiment.name}: {'resuming' if before.begun else 'training'} in {path}")
-    tuner = _interrupted_tuner(experiment, path) if before.begun else _new_tuner(experiment, options)
-    results = tuner.fit()
-    report(experiment.name, results, path, options.verbosity)
+    try:
+        tuner = _interrupted_tuner(experiment, before) if before.begun else _new_tuner(experiment, options)
+        _say_begin(experiment, before)
+        results = tuner.fit()
+        report(experiment.name, results, path, options.verbosity)
+    except NOT_OF_STORAGE:
+        raise
+    except UNWRITTEN as error:
+        click.echo(f"{experiment.name}: {unwritten(path, error)}", err=True)
+        return 1
     if results.errors:
         return 1
     after = earlier_run(path)
     # Of a search that its time ended, the trials that were never begun are not missing.
     if after.has_ended(1 if experiment.time_budget_s else asked):
         return 0
-    if after == before and after.has_ended(len(after.statuses)):
+    if before.begun and after == before and after.has_ended(len(after.statuses)):
         raise _fewer_trials(experiment, len(after.statuses))
-    click.echo(f"{experiment.name}: interrupted. The same command with --resume continues.")
+    flag = " with --resume" if after.begun and not options.auto_resume else ""
+    click.echo(f"{experiment.name}: interrupted. The same command{flag} {after.way_on()}")
     return INTERRUPTED
+
+
+def _say_begin(experiment: Experiment, before: EarlierRun) -> None:
+    path = experiment_path(experiment)
+    if not before.begun:
+        click.echo(f"{experiment.name}: training in {path}")
+        return
+    click.echo(f"{experiment.name}: resuming in {path}, with the settings that it began with")
+    click.echo(f"{experiment.name}: it {before.way_on()}")
 
 
 def _fewer_trials(experiment: Experiment, begun: int) -> ConfigError:
@@ -146,8 +192,10 @@ def _fewer_trials(experiment: Experiment, begun: int) -> ConfigError:
     return ConfigError([Problem("--resume", experiment.name, text)])
 
 
-def _interrupted_tuner(experiment: Experiment, path: str) -> Tuner:
-    return Tuner.restore(path, experiment.algorithm_class, resume_errored=True)
+def _interrupted_tuner(experiment: Experiment, before: EarlierRun) -> Tuner:
+    tuner = Tuner.restore(experiment_path(experiment), experiment.algorithm_class, resume_errored=True)
+    check_settings(experiment, before, tuner)
+    return tuner
 
 
 def _new_tuner(experiment: Experiment, options: TrainOptions) -> Tuner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
+from uuid import uuid4
 
 from pyarrow import fs
 
@@ -33,6 +34,12 @@ def within(experiment: str, checkpoint: str) -> str:
     return "/".join([experiment, *PurePosixPath(checkpoint).parts[-2:]])
 
 
+def _write_and_remove(file: str, filesystem: fs.FileSystem) -> None:
+    with filesystem.open_output_stream(file) as stream:
+        stream.write(b"x")
+    filesystem.delete_file(file)
+
+
 def check_storage(experiments: list[Experiment]) -> None:
     """Makes the experiments' storage where it is not there yet.
 
@@ -44,6 +51,7 @@ def check_storage(experiments: list[Experiment]) -> None:
         try:
             filesystem, place = fs.FileSystem.from_uri(path)
             filesystem.create_dir(place)
+            _write_and_remove(f"{place}/.rllib_writes_here_{uuid4().hex}", filesystem)
         # pyarrow's error for a scheme that it does not know is a ValueError.
         except (OSError, ValueError) as error:
             text = (

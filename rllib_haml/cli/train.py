@@ -20,6 +20,7 @@ Examples:
       --config '{"env_config": {"scenario": "HalfCheetah", "agent_conf": "2x3"}, "lr": 5e-4}' \\
       --stop '{"num_env_steps_sampled_lifetime": 1000000}'
   rllib train -f my_experiment.yaml --resume        (after a crash or Ctrl-C)
+  rllib train -f my_experiment.yaml --auto-resume   (under what starts it again: systemd, Slurm, ...)
 
 \b
 A file looks like this; several experiments may stand in it, {grid_search: [...]} anywhere:
@@ -32,7 +33,8 @@ A file looks like this; several experiments may stand in it, {grid_search: [...]
       env_config: {scenario: HalfCheetah, agent_conf: 2x3}
       lr: {grid_search: [5e-4, 1e-4]}
 
-Exit codes: 0 trained, 1 a trial failed, 2 something in the file or the command is wrong.
+Exit codes: 0 trained, 1 a trial failed, 2 something in the file or the command is wrong,
+130 interrupted (Ctrl-C or SIGTERM): --resume continues.
 """
 )
 @click.argument("words", nargs=-1, metavar="[file FILE]")
@@ -51,6 +53,8 @@ def train_document(document: Document, options: TrainOptions) -> None:
     """Trains every experiment of `document`, and exits with the command's exit code."""
     from rllib_haml.cli.logs import set_up_logs
 
+    if options.resume and options.auto_resume:
+        raise click.UsageError("--resume and --auto-resume: give one of them.")
     set_up_logs(options.verbosity)
     # Only now: importing these shows warnings of gymnasium's.
     from rllib_haml.cli.run import run_experiments

@@ -75,6 +75,10 @@ _CHECKPOINT_KEYS: dict[str, Any] = {
     "checkpoint_score_order": str,
 }
 
+# Where an experiment does not say how often, in iterations; and how many are kept if it says neither.
+DEFAULT_CHECKPOINT_FREQUENCY = 25
+DEFAULT_NUM_TO_KEEP = 3
+
 _LEGACY_CHECKPOINT_KEYS = {
     "checkpoint_freq": "checkpoint_frequency",
     "checkpoint_at_end": "checkpoint_at_end",
@@ -136,6 +140,8 @@ class _ExperimentParser:
         if len(self._document.problems) > found_before:
             return None
         configs = variants(default, chosen, self._path, self._document)
+        if "restore" in settings and len(self._document.problems) == found_before:
+            self._check_fit(settings["restore"], algorithm, configs)
         return Experiment(
             name=self._path[0],
             algorithm=self._spec["run"],
@@ -224,11 +230,25 @@ class _ExperimentParser:
         except (CheckpointError, FileNotFoundError) as error:
             self._document.error((*self._path, "restore"), str(error))
 
+    def _check_fit(self, checkpoint: str, algorithm: type, configs: list[AlgorithmConfig]) -> None:
+        from rllib_haml.algorithms.team_config import TeamConfig
+        from rllib_haml.checkpoints.read import CheckpointError, check_fit
+
+        copies = [config.copy(copy_frozen=False) for config in configs]
+        teams = [copy.resolve_team() for copy in copies if isinstance(copy, TeamConfig)]
+        try:
+            check_fit(Path(checkpoint), algorithm, teams)
+        except CheckpointError as error:
+            self._document.error((*self._path, "restore"), str(error))
+
     def _checkpoints(self) -> dict[str, Any]:
         at = (*self._path, "checkpoint_config")
         own = self._checked(self._spec.get("checkpoint_config", {}), _CHECKPOINT_KEYS, at)
         legacy = {new: self._spec[old] for old, new in _LEGACY_CHECKPOINT_KEYS.items() if old in self._spec}
         settings = {"checkpoint_at_end": True, **legacy, **own}
+        if "checkpoint_frequency" not in settings:
+            settings["checkpoint_frequency"] = DEFAULT_CHECKPOINT_FREQUENCY
+            settings.setdefault("num_to_keep", DEFAULT_NUM_TO_KEEP)
         score = settings.get("checkpoint_score_attribute")
         if score and score.startswith("min-"):
             settings["checkpoint_score_attribute"] = score.removeprefix("min-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -126,6 +127,31 @@ def test_a_killed_run_resumes_and_can_be_played(workplace: Path):
     assert len(returns) == 2
     assert f"mean {sum(returns) / 2:.2f}" in output
     assert len(list((workplace / "videos").glob("*.gif"))) == 2
+
+
+def test_sigterm_is_ctrl_c_and_a_supervisors_command_goes_on(workplace: Path):
+    """As `docker stop`, Kubernetes and Slurm end what runs."""
+    stopped = train(workplace, "--stop", '{"training_iteration": 60}', "--auto-resume")
+    assert stopped.stdout is not None
+    for _ in iterations(iter(stopped.stdout.readline, "")):
+        if noted_iterations(workplace / "results" / "cartpoles") >= 2:
+            stopped.send_signal(signal.SIGTERM)
+            break
+    code, output = finish(stopped)
+    assert code == 130, output
+    for word in ("SIGTERM", "Traceback", "***", "@ 0x"):
+        assert word not in output
+    checkpoint = re.findall(r"cartpoles: checkpoint +(\S+)", output)[0]
+    assert f"cartpoles: results      {workplace}/results/cartpoles\n" in output
+    assert f"cartpoles: interrupted. The same command continues from {checkpoint}\n" in output
+
+    again = train(workplace, "--stop", '{"training_iteration": 60}', "--auto-resume")
+    assert again.stdout is not None
+    lines = iter(again.stdout.readline, "")
+    assert f"cartpoles: it continues from {checkpoint}\n" in itertools.islice(lines, 5)
+    assert next(iterations(lines)) > 1
+    again.send_signal(signal.SIGTERM)
+    assert finish(again)[0] == 130
 
 
 CHEETAH = """\

@@ -29,6 +29,11 @@ def test_help_answers_within_a_second():
     assert min(seconds) < 1.0
 
 
+def test_the_exit_codes_are_listed():
+    listed = rllib("train", "--help").stdout.partition("Exit codes:")[2]
+    assert all(code in listed for code in ("0 trained", "1 a trial", "2 something", "130 interrupted"))
+
+
 def test_help_imports_neither_ray_nor_torch():
     check = SCRIPT.replace("main()", "\ntry: main()\nfinally: print(sorted(sys.modules))")
     done = subprocess.run([sys.executable, "-c", check, "--help"], capture_output=True, text=True, timeout=60)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from rllib_haml.cli.logs import show_worker_logs_of_this_package
 from rllib_haml.cli.progress import ProgressLines, _Start, progress_line
 from rllib_haml.cli.report import cause
+from rllib_haml.sampling.faults import EnvironmentFault
 
 RESULT = {
     "num_env_steps_sampled_lifetime": 3000,
@@ -61,6 +64,34 @@ ray::PPO.train() (pid=1)
     raise RuntimeError from e
 RuntimeError"""
     assert cause(trace) == "RuntimeError: the pole broke"
+
+
+def raised_by_ray(wrap: bool, message: str) -> str:
+    """The trace that Ray prints of an environment's fault, as the driver gets it."""
+    try:
+        try:
+            {}["lever"]
+        except KeyError as error:
+            raise EnvironmentFault(message, environment="Poles", method="step", sub_env=3, step=12) from error
+    except EnvironmentFault as fault:
+        text = traceback.format_exc()
+        if not wrap:
+            return str(RayTaskError("HAPPO.train", text, fault))
+    try:
+        raise ValueError("what came of it") from RayTaskError("sample", text, None)  # type: ignore[arg-type]
+    except ValueError as error:
+        return str(RayTaskError("HAPPO.train", traceback.format_exc(), error))
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("message", ["it raised KeyError: 'lever'", "it raised KeyError:\n  'lever'"])
+def test_an_environments_fault_is_the_cause_with_its_place(wrap: bool, message: str):
+    trace = raised_by_ray(wrap, message)
+    assert trace.index("KeyError: 'lever'") < trace.index("EnvironmentFault: ")
+    said = (
+        "environment Poles, in step(), sub-environment 3, step 12 of its episode: it raised KeyError: 'lever'"
+    )
+    assert cause(trace) == said
 
 
 @pytest.mark.parametrize(

@@ -5,29 +5,51 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from ray.train._internal.checkpoint_manager import _CheckpointManager
+from ray.train._internal.session import _TrainingResult
+from ray.tune import Checkpoint
+from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from rllib_haml.checkpoints.manifest import MANIFEST
 from rllib_haml.cli import run
 from rllib_haml.cli.app import rllib
 from rllib_haml.cli.resume import earlier_run
 from rllib_haml.cli.storage import check_storage
+from rllib_haml.config.document import read_text
 from rllib_haml.config.errors import ConfigError
+from rllib_haml.config.parse import parse_experiments
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "checkpoint" / "happo_climbing"
 
 
-def note(directory: Path, *statuses: str) -> None:
-    """Writes what Tune leaves of an experiment."""
+def note(directory: Path, *statuses: str, made: tuple[Path | None, ...] = (), **state: Any) -> None:
+    """Writes what Tune leaves of an experiment: per trial its status, its last checkpoint, `state`."""
     directory.mkdir(exist_ok=True)
     (directory / "tuner.pkl").touch()
-    trials = [[json.dumps({"status": status}), "{}"] for status in statuses]
+    made = made or (None,) * len(statuses)
+    trials = [
+        [json.dumps({"status": status} | state), measured(checkpoint)]
+        for status, checkpoint in zip(statuses, made, strict=True)
+    ]
     (directory / "experiment_state-1.json").write_text(json.dumps({"trial_data": trials}))
+
+
+def measured(checkpoint: Path | None) -> str:
+    """What Tune notes of a trial that has made a checkpoint, or none yet."""
+    metadata = _TrainingRunMetadata()
+    manager: Any = _CheckpointManager(None)
+    metadata.checkpoint_manager = manager
+    if checkpoint:
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        manager.register_checkpoint(_TrainingResult(Checkpoint(str(checkpoint)), {}))
+    return metadata.get_json_state()
 
 
 def an_experiment(tmp_path: Path, name: str = "team", num_trials: int = 1, **more: Any) -> Any:
@@ -35,8 +57,9 @@ def an_experiment(tmp_path: Path, name: str = "team", num_trials: int = 1, **mor
     return SimpleNamespace(name=name, **given)
 
 
-RESUMING: Any = SimpleNamespace(resume=True, verbosity=0)
-FRESH: Any = SimpleNamespace(resume=False, verbosity=0)
+RESUMING: Any = SimpleNamespace(resume=True, auto_resume=False, verbosity=0)
+SUPERVISED: Any = SimpleNamespace(resume=False, auto_resume=True, verbosity=0)
+FRESH: Any = SimpleNamespace(resume=False, auto_resume=False, verbosity=0)
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
@@ -78,6 +101,41 @@ def test_a_torn_note_is_an_error_that_names_the_last_intact_checkpoint(torn: str
         earlier_run(str(tmp_path))
     assert "experiment_state-2.json cannot be read" in str(caught.value)
     assert f"--restore {tmp_path}/trial/checkpoint_2," in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        earlier_run(f"file://{tmp_path}")
+    assert f"file://{tmp_path}/experiment_state-2.json cannot be read" in str(caught.value)
+    assert f"copy file://{tmp_path}/trial/checkpoint_2 to a directory" in str(caught.value)
+
+
+WAYS_ON = [
+    (["RUNNING"], [3], "continues from {}/trial/checkpoint_3"),
+    (["RUNNING"], [None], "begins again: no checkpoint was made yet"),
+    (["ERROR", "PENDING"], [None, None], "begins again: no checkpoint was made yet"),
+    (["TERMINATED", "ERROR"], [1, 2], "continues from {}/trial/checkpoint_2"),
+    (["ERROR", "RUNNING"], [1, 2], "continues 2 of 2 trials from their last checkpoints"),
+    (
+        ["ERROR", "RUNNING", "PENDING"],
+        [1, 2, None],
+        "continues 2 of 3 trials from their last checkpoints; the others begin again, they have none yet",
+    ),
+    (["TERMINATED"], [1], "begins the trials that are left"),
+]
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize("statuses, made, words", WAYS_ON)
+def test_where_resuming_goes_on(
+    statuses: list[str], made: list[int | None], words: str, scheme: str, tmp_path: Path
+):
+    paths = [tmp_path / "trial" / f"checkpoint_{n}" if n else None for n in made]
+    note(tmp_path, *statuses, made=tuple(paths))
+    path = f"{scheme}{tmp_path}"
+    assert earlier_run(path).way_on() == words.format(path)
+
+
+def test_a_restored_run_without_a_checkpoint_of_its_own_goes_on_from_the_one_given(tmp_path: Path):
+    note(tmp_path, "RUNNING", restore_path="/given/checkpoint_9")
+    assert earlier_run(str(tmp_path)).way_on() == "continues from /given/checkpoint_9"
 
 
 def test_resuming_a_file_does_not_train_again_what_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -94,8 +152,41 @@ def test_resuming_a_file_begins_what_never_began(tmp_path: Path):
     note(tmp_path / "first", "TERMINATED")
     run._check_resumable([first, second])
     note(tmp_path / "second", "TERMINATED")
-    with pytest.raises(ConfigError, match="nothing to resume"):
+    with pytest.raises(ConfigError, match=r"nothing to resume: the run in .*second has ended.*--restore"):
         run._check_resumable([first, second])
+
+
+def test_a_supervised_command_begins_continues_and_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    first, second = an_experiment(tmp_path, "first"), an_experiment(tmp_path, "second")
+    begun = []
+    monkeypatch.setattr(run, "start_ray", lambda options: begun.append("ray"))
+    monkeypatch.setattr(run, "_warn_of_lost_work", lambda experiments: None)
+    monkeypatch.setattr(run, "_check_resources", lambda *_: None)
+    monkeypatch.setattr(run, "_new_tuner", lambda experiment, options: begun.append("new") or tuner)
+    monkeypatch.setattr(run, "_interrupted_tuner", lambda *_: begun.append("interrupted") or tuner)
+    monkeypatch.setattr(run, "report", lambda *_: None)
+    tuner = SimpleNamespace(fit=lambda: SimpleNamespace(errors=[]))
+    supervised: Any = SUPERVISED
+
+    assert run.run_experiments([first, second], supervised) == run.INTERRUPTED
+    assert begun == ["ray", "new"]
+    assert "first: interrupted. The same command begins" in capsys.readouterr().out
+    note(tmp_path / "first", "TERMINATED")
+    note(tmp_path / "second", "RUNNING")
+    assert run.run_experiments([first, second], supervised) == run.INTERRUPTED
+    assert begun[2:] == ["ray", "interrupted"]
+    note(tmp_path / "second", "TERMINATED")
+    assert run.run_experiments([first, second], supervised) == 0
+    assert begun[4:] == [], "all has ended: no Ray is needed"
+
+
+def test_both_ways_to_resume_are_an_error(tmp_path: Path):
+    arguments = ["train", "--run", "PPO", "--env", "CartPole-v1", "--resume", "--auto-resume"]
+    done = CliRunner().invoke(rllib, [*arguments, "--storage-path", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "--resume and --auto-resume: give one of them" in done.output
 
 
 @pytest.fixture
@@ -140,11 +231,13 @@ def test_a_resumed_run_takes_no_further_samples_and_says_so(tmp_path: Path, trai
 
 def test_storage_that_cannot_be_written_to_is_an_error(tmp_path: Path):
     (tmp_path / "file").touch()
-    for place in (f"{tmp_path}/file", f"file://{tmp_path}/file", "nowhere://bucket/runs"):
+    # /proc is a directory in which not even root can make a file.
+    for place in (f"{tmp_path}/file", f"file://{tmp_path}/file", "nowhere://bucket/runs", "/proc"):
         with pytest.raises(ConfigError, match="cannot be written to"):
             check_storage([an_experiment(tmp_path, storage_path=place)])
     check_storage([an_experiment(tmp_path, storage_path=f"file://{tmp_path}/new/runs")])
     assert (tmp_path / "new" / "runs").is_dir()
+    assert list((tmp_path / "new" / "runs").iterdir()) == [], "what was written to try it is gone"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +252,30 @@ def test_an_interrupt_ends_the_whole_file_and_a_failure_does_not(
     options: Any = None
     assert run._run_all(experiments, options) == expected
     assert len(codes) - len(left) == begun
+
+
+@pytest.mark.parametrize(
+    "key, was, now, said",
+    [
+        ("stop", {"training_iteration": 5}, {"training_iteration": 9}, "stop was {'training_iteration': 5}"),
+        ("stop", {}, {"time_total_s": 9}, "stop was {}, and {'time_total_s': 9} is asked for"),
+        ("max_failures", 0, 3, "max_failures was 0, and 3 is asked for now"),
+    ],
+)
+def test_a_resumed_run_keeps_its_settings_and_says_so(
+    key: str, was: Any, now: Any, said: str, tmp_path: Path
+):
+    (parsed,) = parse_experiments(read_text("team: {run: PPO, env: CartPole-v1}", "x.yaml"))
+    begun = replace(parsed, storage_path=str(tmp_path), **{key: was})
+    run._new_tuner(begun, FRESH)
+    note(tmp_path / "team", "RUNNING", made=(tmp_path / "team" / "trial" / "checkpoint_1",))
+    before = earlier_run(str(tmp_path / "team"))
+    run._interrupted_tuner(begun, before)
+    with pytest.raises(ConfigError) as caught:
+        run._interrupted_tuner(replace(begun, **{key: now}), before)
+    (problem,) = caught.value.problems
+    assert said in problem.text
+    assert f"--restore {tmp_path}/team/trial/checkpoint_1 --experiment-name NAME" in problem.text
 
 
 def test_nothing_to_resume_is_an_error_before_ray_starts(tmp_path: Path):

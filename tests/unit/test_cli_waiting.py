@@ -50,7 +50,12 @@ def test_a_trial_without_room_says_every_half_minute_what_is_missing(said: Any) 
 
 def test_a_trial_that_others_keep_waiting_says_what_is_free(said: Any) -> None:
     ((_, text),) = said(40, trial(Trial.PENDING, {"CPU": 2}))
-    assert "a trial asks for 2 CPU (0.5 free)" in text
+    assert "a trial asks for 2 CPU (0.5 free). The rest is in use: by others, or" in text
+
+
+def test_a_trial_for_which_all_is_free_is_starting(said: Any) -> None:
+    ((_, text),) = said(40, trial(Trial.PENDING, {"CPU": 0.5}))
+    assert "a trial asks for 0.5 CPU (0.5 free). All of it is free: actors are starting." in text
 
 
 @pytest.mark.parametrize("status", [Trial.RUNNING, Trial.TERMINATED, Trial.ERROR])

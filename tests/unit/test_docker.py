@@ -105,6 +105,7 @@ def test_the_training_service_runs_a_valid_command() -> None:
     assert (program, command) == ("rllib", "train")
     options = dict(train.make_context("train", arguments).params)
     assert options.pop("words") == ()
+    assert options["auto_resume"], "what is started again goes on"
     document = read_file(ROOT / options.pop("file"))
     assert options["storage_path"] in {volume.partition(":")[2] for volume in SERVICES["train"]["volumes"]}
     TrainOptions(**options).override(document)

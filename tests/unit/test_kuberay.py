@@ -150,6 +150,7 @@ def job() -> tuple[dict[str, Any], Experiment]:
 def test_the_job_runs_a_valid_command_that_the_cluster_has_room_for() -> None:
     options, experiment = job()
     assert options["storage_path"] == "/results"
+    assert options["auto_resume"], "a job that is applied again goes on"
     request = experiment.algorithm_class.default_resource_request(experiment.config.to_dict())
     assert request.required_resources == {"CPU": 6, "env_runner": 5, "GPU": 1}
     assert shortage(request.bundles, kuberay_nodes(), "it") is None

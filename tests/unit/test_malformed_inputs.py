@@ -138,6 +138,29 @@ FLAGS = [
         ["--restore", "no checkpoint of an algorithm", "checkpoint_000003: name that"],
     ),
     ([*FILE, "--restore", "half"], ["--restore", "half is damaged", "is missing"]),
+    (
+        [*FILE, "--restore", "run/checkpoint_000003", "--run", "MAPPO"],
+        ["--restore", "is HAPPO's, this is MAPPO", "set `run: HAPPO`"],
+    ),
+    (
+        ["train", "--run", "PPO", "--env", "CartPole-v1", "--restore", "run/checkpoint_000003"],
+        ["--restore", "is HAPPO's, this is PPO", "set `run: HAPPO`"],
+    ),
+    (
+        [
+            *HAPPO,
+            "--restore",
+            "run/checkpoint_000003",
+            "--config",
+            "{env_config: {payoffs: [[1, 0], [0, 2]]}}",
+        ],
+        [
+            "--restore",
+            "does not fit",
+            "'agent_0' was Discrete(3), and is Discrete(2)",
+            "Give the environment",
+        ],
+    ),
     (["validate", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
     (["evaluate", "nowhere"], ["no checkpoint at", "nowhere"]),
     (["evaluate", "a_file"], ["a_file is no checkpoint", "`checkpoint_000010`"]),
@@ -211,5 +234,6 @@ def test_control_what_is_well_formed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     Path("good.yaml").write_text(GOOD)
     Path("sound.yaml").write_text("team:\n  run: HAPPO\n  env: malformed_envs:Sound\n")
-    result = CliRunner().invoke(rllib, ["validate", "good.yaml", "sound.yaml"])
+    Path("restored.yaml").write_text(GOOD.replace("  config", f"  restore: {CHECKPOINT}\n  config"))
+    result = CliRunner().invoke(rllib, ["validate", "good.yaml", "sound.yaml", "restored.yaml"])
     assert result.exit_code == 0, result.output
