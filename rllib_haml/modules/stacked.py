@@ -139,7 +139,7 @@ def architecture(actor: Actor) -> Hashable:
     )
     masked = ACTION_MASK in getattr(actor.observation_space, "spaces", {})
     columns = -(-flat_size(actor.observation_space) // PADDED_COLUMNS)
-    memory = actor.memory and (type(actor.memory), actor.memory.size)
+    memory = actor.memory and (type(actor.memory), actor.memory.size, type(actor.memory.norm))
     return str(actor.head.family), layers, memory, columns, masked
 
 
