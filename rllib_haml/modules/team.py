@@ -74,7 +74,7 @@ class TeamModule(MultiRLModule):
         groups: dict[Any, list[AgentID]] = {}
         self._alone: list[AgentID] = []
         self._module_of = dict(module_of)
-        merged = {name: _merged(self[name].unwrapped()) for name in set(module_of.values())}
+        merged = {name: _merged(self[name].unwrapped()) for name in dict.fromkeys(module_of.values())}
         for agent, module_id in module_of.items():
             module = merged[module_id]
             if type(module) is Actor:
