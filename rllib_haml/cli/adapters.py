@@ -97,10 +97,11 @@ def merge_adapters(checkpoint: Path, directory: Path, agent: str | None) -> None
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw it into this picture, too.")
 def audit(checkpoint: Path, plot: Path | None) -> None:
     """Show how far the agents have drifted from the backbone and from each other."""
-    from rllib_haml.modules.adapter_audit import audit_adapters, plot_audit
+    from rllib_haml.modules.adapter_audit import audit_table, plot_audit
+    from rllib_haml.modules.adapter_drift import audit_adapters
 
     found = audit_adapters(_adapters(checkpoint))
-    click.echo(found.table())
+    click.echo(audit_table(found.by_agent()))
     if plot is not None:
         plot_audit(found, plot)
         click.echo(f"{plot}")

@@ -6,7 +6,6 @@ Each shows one trap: what shared policies, simultaneous updates or greedy update
 from __future__ import annotations
 
 import difflib
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -139,10 +138,6 @@ class MatrixGame(OneStepGame):
 
     def payoff(self, actions: list[Any]) -> float:
         return self.payoffs[tuple(int(action) for action in actions)]
-
-    def joint_actions(self) -> list[tuple[int, ...]]:
-        """All entries of the game, for exact expectations."""
-        return list(itertools.product(*(range(n) for n in self.payoffs.shape)))
 
 
 class GaussianProduct(OneStepGame):

@@ -22,12 +22,6 @@ def spectrum(lora: LoRA, target: Target) -> Tensor:
     return target.scaling * torch.linalg.svdvals(inner)
 
 
-def adapted_ranks(loras: Sequence[LoRA], *, energy: float, budget: int | None = None) -> list[LoRAConfig]:
-    """For each agent its configuration with the ranks of `kept_ranks`, for `Adapter.refactored`."""
-    kept = kept_ranks(loras, energy=energy, budget=budget)
-    return [with_ranks(lora.config, ranks) for lora, ranks in zip(loras, kept, strict=True)]
-
-
 def kept_ranks(loras: Sequence[LoRA], *, energy: float, budget: int | None = None) -> list[dict[Target, int]]:
     """The least ranks that keep `energy` of each low-rank difference, within a budget over all agents.
 

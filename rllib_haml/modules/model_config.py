@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from rllib_haml.modules.encoders import ACTIVATIONS
@@ -107,6 +107,3 @@ class ModelConfig:
             return cls(**values)
         except ValueError as error:
             raise ValueError(f"model_config: {error}") from error
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)

@@ -76,3 +76,16 @@ def make_batch(actor: Any, rows: int = 6, seed: int = 2) -> dict[str, Any]:
 def outputs(module: Actor | Adapter, batch: dict[str, Any]) -> torch.Tensor:
     """The parameters of the action distributions."""
     return module.forward_train(copy.copy(batch))[Columns.ACTION_DIST_INPUTS]
+
+
+def refactored(adapter: Adapter, config: LoRAConfig) -> Adapter:
+    """Its policy in factors of other ranks, as near as these allow."""
+    made = Adapter.over(
+        adapter.backbone,
+        config,
+        observation_space=adapter.observation_space,
+        action_space=adapter.action_space,
+        train_backbone=adapter.train_backbone,
+    )
+    made.lora.assign(adapter.lora.deltas())
+    return made

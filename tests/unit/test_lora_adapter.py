@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 import torch
 import tree
-from lora_teams import HEADS, NETWORKS, OBS, learnt, make_actor, make_adapter, make_batch, outputs, perturb
+from lora_teams import (
+    HEADS,
+    NETWORKS,
+    OBS,
+    learnt,
+    make_actor,
+    make_adapter,
+    make_batch,
+    outputs,
+    perturb,
+    refactored,
+)
 from ray import cloudpickle
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -291,8 +302,8 @@ def test_peers_that_adapt_other_parameters() -> None:
 def test_refactoring_to_a_higher_rank_keeps_the_policy() -> None:
     backbone = make_actor("box", "gru")
     adapter, batch = learnt(backbone), make_batch(backbone)
-    wider = adapter.refactored(LoRAConfig(r=4, lora_alpha=1))
+    wider = refactored(adapter, LoRAConfig(r=4, lora_alpha=1))
     torch.testing.assert_close(outputs(wider, batch), outputs(adapter, batch), rtol=1e-4, atol=1e-5)
-    narrower = adapter.refactored(LoRAConfig(r=1, lora_alpha=1))
+    narrower = refactored(adapter, LoRAConfig(r=1, lora_alpha=1))
     assert (outputs(narrower, batch) - outputs(adapter, batch)).abs().max() > 1e-3
     assert narrower.model_config["lora"]["r"] == 1

@@ -14,7 +14,7 @@ from lora_teams import learnt, make_actor, make_adapter, make_batch, outputs
 from rllib_haml.learners import rank_adaptation
 from rllib_haml.learners.rank_adaptation import RankAdaptation
 from rllib_haml.modules.adapter import Adapter
-from rllib_haml.modules.adapter_audit import audit_adapters
+from rllib_haml.modules.adapter_drift import audit_adapters
 from rllib_haml.modules.adapter_files import export_adapter, import_adapter
 from rllib_haml.modules.adapter_fit import trimmed
 
