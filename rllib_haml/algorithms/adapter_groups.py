@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rllib_haml._typing import AgentID
 from rllib_haml.algorithms.team_config import policy_of_agent
 from rllib_haml.modules.adapter import BACKBONE
 from rllib_haml.modules.critic import CRITIC
-from rllib_haml.sampling.team import AgentID
 
 AdapterMapping = Literal["agent", "role"] | dict[str, list[Any]] | Callable[..., str]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from rllib_haml._typing import NotProvided
+from rllib_haml._typing import AgentID, NotProvided
 from rllib_haml.algorithms.adapter_groups import AdapterMapping, adapter_mapping, check_groups
 from rllib_haml.algorithms.happo import HAPPOConfig
 from rllib_haml.algorithms.phase_switch import PLATEAU, PhaseSwitch
@@ -22,7 +22,7 @@ from rllib_haml.modules.critic import LORA
 from rllib_haml.modules.leading import widest
 from rllib_haml.modules.lora_config import LoRAConfig
 from rllib_haml.modules.model_config import ModelConfig
-from rllib_haml.sampling.team import AgentID, Team
+from rllib_haml.sampling.team import Team
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -19,7 +19,7 @@ from ray.rllib.policy.policy import PolicySpec
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
 
-from rllib_haml._typing import NotProvided
+from rllib_haml._typing import AgentID, NotProvided
 from rllib_haml.envs.registry import resolve_env
 from rllib_haml.learners.batch import JointBatchConnector, state_images, state_size
 from rllib_haml.modules.actor import Actor
@@ -29,7 +29,7 @@ from rllib_haml.modules.heads import make_head
 from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.team import TeamModule
 from rllib_haml.sampling.make_vector import make_vector_team_env
-from rllib_haml.sampling.team import AgentID, Team, TeamReward
+from rllib_haml.sampling.team import Team, TeamReward
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -5,13 +5,14 @@ Each shows one trap: what shared policies, simultaneous updates or greedy update
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from pettingzoo import ParallelEnv
+
+from rllib_haml.nearest import did_you_mean
 
 
 def sharing_trap(n: int = 2) -> np.ndarray:
@@ -193,6 +194,4 @@ def make_differential_game(game: str = "gaussian_product", **kwargs: Any) -> One
 def _look_up(name: Any, games: dict[str, Any]) -> Any:
     if name in games:
         return games[name]
-    nearest = difflib.get_close_matches(str(name), games, n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise ValueError(f"unknown game {name!r}; {hint}There are: {', '.join(games)}")
+    raise ValueError(f"unknown game {name!r}. {did_you_mean(name, games)}There are: {', '.join(games)}")

@@ -15,11 +15,12 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.utils.numpy import convert_to_numpy
 from torch import Tensor
 
+from rllib_haml._typing import AgentID
 from rllib_haml.modules.actor import ACTION_MASK
 from rllib_haml.modules.critic import CRITIC
 from rllib_haml.modules.encoders import flat_size, flatten_rows
 from rllib_haml.modules.images import Image, find_images
-from rllib_haml.sampling.fragment import AgentID, JointFragment
+from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.metrics import rewards_of
 from rllib_haml.sampling.spaces import zeros
 from rllib_haml.sampling.team import Team, TeamReward

@@ -11,8 +11,8 @@ import torch
 from rllib_haml.learners.collectives import broadcast
 from rllib_haml.modules.adapter import Adapter
 from rllib_haml.modules.adapter_mode import LOW_RANK_MODES, AdapterMode
-from rllib_haml.modules.lora_config import nearest
 from rllib_haml.modules.lora_rank import kept_ranks
+from rllib_haml.nearest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,8 @@ class RankAdaptation:
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
-                raise ValueError(
-                    f"adapt_rank has no key {key!r}.{nearest(key, known)} Known keys: {', '.join(known)}."
-                )
+                hint = did_you_mean(key, known)
+                raise ValueError(f"adapt_rank has no key {key!r}. {hint}Known keys: {', '.join(known)}.")
         made = cls(**values)
         if not isinstance(made.energy, int | float) or not 0 < made.energy <= 1:
             raise ValueError(f"adapt_rank: energy={made.energy!r}: expected a share above 0, at most 1.")

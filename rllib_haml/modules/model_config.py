@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from rllib_haml.modules.encoders import ACTIVATIONS
+from rllib_haml.nearest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,8 @@ class ModelConfig:
         known = [f.name for f in fields(cls)]
         for key in values:
             if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"model_config has no key {key!r}.{hint} Known keys: {', '.join(known)}.")
+                hint = did_you_mean(key, known)
+                raise ValueError(f"model_config has no key {key!r}. {hint}Known keys: {', '.join(known)}.")
         try:
             return cls(**values)
         except ValueError as error:

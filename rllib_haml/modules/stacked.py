@@ -11,6 +11,7 @@ import tree
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from rllib_haml._typing import AgentID
 from rllib_haml.haml.families import LOG_2PI, Gaussian
 from rllib_haml.modules.actor import ACTION_MASK, Actor
 from rllib_haml.modules.encoders import flat_size, flatten_rows
@@ -18,7 +19,6 @@ from rllib_haml.modules.heads import GaussianHead, Head, LogitsHead
 from rllib_haml.modules.images import ImageEncoder
 from rllib_haml.modules.recurrent import State
 
-AgentID = Hashable
 Layer = Callable[[Tensor], Tensor]
 
 # Up to so many columns, a wider product costs less than a second stack's calls.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -16,11 +16,11 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.numpy import convert_to_numpy
 from torch import Tensor
 
+from rllib_haml._typing import AgentID
 from rllib_haml.modules.actor import ACTION_MASK, Actor
 from rllib_haml.modules.adapter import BACKBONE, Adapter
 from rllib_haml.modules.stacked import StackedActors, architecture
 
-AgentID = Hashable
 ModuleID = str
 
 # What a module may say of its actions.

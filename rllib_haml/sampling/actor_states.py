@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tree
 
-from rllib_haml.sampling.team import AgentID
+from rllib_haml._typing import AgentID
 
 
 class ActorStates:

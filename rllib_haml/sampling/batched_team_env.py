@@ -10,9 +10,10 @@ import tree
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.utils.typing import MultiAgentDict
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.outcomes import OUTCOME
 from rllib_haml.sampling.spaces import zeros
-from rllib_haml.sampling.vector_env import AgentID, VectorTeamEnv
+from rllib_haml.sampling.vector_env import VectorTeamEnv
 
 
 class BatchedTeamEnv(MultiAgentEnv):

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import tree
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.faults import EnvironmentFault, PolicyFault
 from rllib_haml.sampling.finite import all_finite
-from rllib_haml.sampling.fragment import AgentID, JointFragment
+from rllib_haml.sampling.fragment import JointFragment
 
 
 def check_fragments(fragments: Sequence[JointFragment], environment: str | None = None) -> None:

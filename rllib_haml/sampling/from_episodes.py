@@ -12,11 +12,12 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.masks import MaskCheck, nothing_allowed
 from rllib_haml.sampling.outcomes import outcome_of
 from rllib_haml.sampling.spaces import as_float32, holds_action_mask, zeros
-from rllib_haml.sampling.team import AgentID, Team
+from rllib_haml.sampling.team import Team
 
 # Under this key an agent's info carries the environment's global state.
 STATE = "state"

@@ -11,9 +11,9 @@ import gymnasium as gym
 import numpy as np
 from pettingzoo import ParallelEnv
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.spaces import as_float32, box_state_space
 from rllib_haml.sampling.team_env import (
-    AgentID,
     TimeStep,
     check_declared,
     declared_agents,

@@ -6,15 +6,14 @@ here, once, for the fast sampler and for RLlib's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.faults import EnvironmentFault
-
-AgentID = Hashable
 
 
 class TimeStep(NamedTuple):

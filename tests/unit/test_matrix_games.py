@@ -82,7 +82,7 @@ def test_own_payoffs_of_any_shape():
     [
         (make_matrix_game, {}, "payoffs or game.*climbing"),
         (make_matrix_game, {"game": "climbing", "payoffs": [[1]]}, "either"),
-        (make_matrix_game, {"game": "climing"}, "did you mean 'climbing'"),
+        (make_matrix_game, {"game": "climing"}, "Did you mean 'climbing'"),
         (make_differential_game, {"game": "gausian"}, "gaussian_product"),
     ],
 )
