@@ -54,7 +54,8 @@ def adapter_mapping(given: Any) -> Callable[..., Any]:
 
 
 def check_groups(given: Any, agents: Sequence[AgentID]) -> None:
-    """
+    """Looks whether the groups divide the team.
+
     Raises:
         ValueError: Not every one of `agents` has exactly one adapter, or an adapter has a reserved name.
     """

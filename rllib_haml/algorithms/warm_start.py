@@ -31,9 +31,10 @@ def located(checkpoint: str | None) -> str | None:
 
 
 def check_warm_start(config: Any) -> None:
-    """
+    """Looks at the keys that say what a run begins with.
+
     Raises:
-        ValueError: Keys of the config contradict each other.
+        ValueError: They contradict each other.
     """
     if config.adapters_checkpoint is None:
         if config.new_adapters != "zero":

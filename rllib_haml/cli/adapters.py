@@ -29,13 +29,12 @@ def adapters() -> None:
 @adapters.command("list")
 @CHECKPOINT
 def list_adapters(checkpoint: Path) -> None:
-    """List the adapters: ranks, trained numbers, and their share of the backbone's."""
+    """List the adapters: ranks, trained parameters, and their share of the backbone's."""
     for agent, adapter in _adapters(checkpoint).items():
-        own = adapter.lora.live_numbers()
+        own = adapter.lora.num_live_parameters()
         shared = sum(p.numel() for p in adapter.backbone.parameters())
-        ranks = sorted(set(adapter.lora.live_ranks().values()))
-        click.echo(f"{agent:<24} rank {', '.join(map(str, ranks)) or 'dense':<8} {own:>9,} numbers", nl=False)
-        click.echo(f"  {own / shared:6.1%} of the backbone")
+        rank = ", ".join(map(str, sorted(set(adapter.lora.live_ranks().values())))) or "dense"
+        click.echo(f"{agent:<24} rank {rank:<8} {own:>9,} parameters  {own / shared:6.1%} of the backbone")
 
 
 @adapters.command("export")

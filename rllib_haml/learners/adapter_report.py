@@ -29,7 +29,7 @@ def report_adapters(
     """The audit after an update, alike on every learner.
 
     Policies are compared on what all acting agents observed in a few random joint steps of the batch,
-    unless they remember, or have unequal spaces or masks.
+    unless they are recurrent, or have unequal spaces or masks.
 
     Args:
         total: Joint steps of all learners.

@@ -24,7 +24,7 @@ class RankAdaptation:
 
     Attributes:
         energy: Share of ‖ΔW‖² (Frobenius) that a layer keeps at least, in (0, 1], if the budget allows.
-        budget: Trained numbers of all adapters together, dense ones included; None: no limit.
+        budget: Trained parameters of all adapters together, dense ones included; None: no limit.
         every: Iterations of the adapters from one adaptation to the next.
     """
 
@@ -58,9 +58,10 @@ class RankAdaptation:
         return made
 
     def check(self, adapters: Mapping[str, Adapter]) -> None:
-        """
+        """Looks whether the budget is enough for these adapters.
+
         Raises:
-            ValueError: The budget does not hold one direction for each layer.
+            ValueError: It does not hold one direction for each layer.
         """
         self._kept(adapters)
 

@@ -118,7 +118,8 @@ class Adapter(TorchRLModule):
 
     @property
     def backbone(self) -> Actor:
-        """
+        """The policy that it acts through.
+
         Raises:
             RuntimeError: It is bound to none.
         """

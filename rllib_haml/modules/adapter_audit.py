@@ -16,7 +16,7 @@ _COLUMNS = {
     "cosine": (7, 4, "adapter_cosine", 1),
     "KL": (9, 6, "adapter_divergence", 1),
     "rank": (6, 2, "adapter_rank", 1),
-    "numbers": (9, 0, "adapter_trainable", 1),
+    "params": (9, 0, "adapter_trainable", 1),
     "KiB": (8, 1, "adapter_stored_bytes", 1024),
 }
 

@@ -30,7 +30,7 @@ class AdapterAudit:
             nan where one of the two is zero.
         divergence: (N, N) ½ (KL(i ‖ j) + KL(j ‖ i)) in nats, the mean over visited rows; None if not known.
         rank: (N,) directions that can learn, the mean over low-rank layers; nan without any.
-        trainable: (N,) numbers that an agent trains, without those of directions that were dropped.
+        trainable: (N,) parameters that an agent trains, without those of directions that were dropped.
         stored_bytes: (N,) bytes that these take.
     """
 
@@ -99,6 +99,7 @@ def audit_adapters(adapters: Mapping[str, Adapter]) -> AdapterAudit:
                 j, energy = layers.index(target.name), float(sizes.square().sum())
                 norms[i, j] = energy**0.5 / float(own[target.name].detach().double().norm())
                 ranks[i, j] = energy / float(sizes[0].square()) if energy else 0.0
+    trainable = np.array([adapter.lora.num_live_parameters() for adapter in agents])
     return AdapterAudit(
         agents=tuple(adapters),
         layers=tuple(layers),
@@ -107,8 +108,8 @@ def audit_adapters(adapters: Mapping[str, Adapter]) -> AdapterAudit:
         cosine=_cosines([_flat(adapter, weights) for adapter in agents]),
         divergence=None,
         rank=np.array([_rank(adapter) for adapter in agents]),
-        trainable=np.array([adapter.lora.live_numbers() for adapter in agents]),
-        stored_bytes=np.array([adapter.lora.live_numbers() * _item_size(adapter) for adapter in agents]),
+        trainable=trainable,
+        stored_bytes=trainable * [_item_size(adapter) for adapter in agents],
     )
 
 

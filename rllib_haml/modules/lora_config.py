@@ -39,7 +39,7 @@ class LoRAConfig:
         modules_to_save: Modules all of whose parameters have dense differences.
         adapt_log_std: A dense difference of every `log_std`, as the authors' code has it.
         full_rank_policy: Where r ≥ min(in, out): `dense`, a plain matrix ΔW with scaling 1, which is fewer
-            numbers and the authors' way; `clip` r to min(in, out), with the scaling of the r asked for;
+            parameters and the authors' way; `clip` r to min(in, out), with the scaling of the r asked for;
             or an `error`.
     """
 

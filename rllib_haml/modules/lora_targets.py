@@ -41,8 +41,8 @@ class Target:
         return self.name.rpartition(".")[2]
 
     @property
-    def numbers(self) -> int:
-        """How many are trained."""
+    def num_parameters(self) -> int:
+        """How many parameters its difference has."""
         return math.prod(self.shape) if self.rank is None else self.rank * sum(self.shape)
 
 

@@ -31,12 +31,12 @@ class ModelConfig:
             flattened. The critic reads those of the state, or of the joint observation, likewise.
         squash_actions: Gaussian actions go through tanh, so that no probability lies beyond the bounds.
         critic_fcnet_hiddens: Widths of the critic; None takes `fcnet_hiddens`.
-        use_lstm: An LSTM after the hidden layers, for policies that must remember.
+        use_lstm: An LSTM after the hidden layers, which makes policies recurrent.
         use_gru: A GRU instead.
         lstm_cell_size: Width of either.
         max_seq_len: Joint steps of truncated backpropagation through time. States are exact beyond them:
             only gradients are cut.
-        critic_is_recurrent: Whether the critic remembers as the actors do. It need not where the
+        critic_is_recurrent: Whether the critic is recurrent where the actors are. It need not be where the
             environment's state tells everything.
     """
 

@@ -85,7 +85,7 @@ class StackedActors:
         return torch.stack([given.get(a, free) for a in self.agents])
 
     def gather_states(self, states: Mapping[AgentID, Any]) -> State:
-        """Each part of the agents' recurrent states, (G, E, H); nothing for those that do not remember."""
+        """Each part of the agents' recurrent states, (G, E, H); nothing for those that are not recurrent."""
         if self._step is None:
             return {}
         parts = states[self.agents[0]]

@@ -1,4 +1,4 @@
-"""What recurrent policies remember while their teams play."""
+"""The states of recurrent policies while their teams play."""
 
 from __future__ import annotations
 

@@ -179,7 +179,8 @@ def test_it_holds_its_own_tensors_only() -> None:
     assert names == {name for name, _ in adapter.named_parameters()}
     assert all(".lora_A." in name or ".lora_B." in name or "delta_" in name for name in names)
     assert backbone not in list(adapter.modules())
-    assert sum(x.size for x in adapter.get_state().values()) == sum(t.numbers for t in adapter.lora.targets)
+    stored = sum(x.size for x in adapter.get_state().values())
+    assert stored == sum(t.num_parameters for t in adapter.lora.targets)
 
 
 def test_copies_and_pickles_hold_no_backbone() -> None:

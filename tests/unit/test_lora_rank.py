@@ -92,7 +92,7 @@ def test_a_budget_is_spent_where_it_keeps_most(directions: int) -> None:
     """By enumeration of all ranks of two layers of two agents. A direction of each takes 12 numbers."""
     adapters = team(target_modules=["network.4"], modules_to_save=["network.7"])
     adapters += team(target_modules=["network.4"], modules_to_save=["network.7"], lora_alpha=1)
-    dense = sum(t.numbers for a in adapters for t in a.lora.targets if t.rank is None)
+    dense = sum(t.num_parameters for a in adapters for t in a.lora.targets if t.rank is None)
     configs = adapted_ranks(adapters, energy=1.0, budget=dense + 12 * directions)
     chosen = [rank for found in kept(configs, adapters) for rank in found.values()]
     spectra = [sizes(a)["network.4.weight"][:4] ** 2 for a in adapters]
@@ -109,7 +109,7 @@ def test_a_budget_is_spent_where_it_keeps_most(directions: int) -> None:
 def test_a_budget_counts_the_trained_numbers_of_all_agents() -> None:
     """Layers of different widths, where a direction that is too dear is left for a cheaper one."""
     adapters = team(3)
-    minimum = sum(sum(t.shape) if t.rank else t.numbers for a in adapters for t in a.lora.targets)
+    minimum = sum(sum(t.shape) if t.rank else t.num_parameters for a in adapters for t in a.lora.targets)
     for budget in (minimum, minimum + 20, minimum + 57, 10**6):
         configs = adapted_ranks(adapters, energy=1.0, budget=budget)
         spent = sum(
@@ -117,7 +117,7 @@ def test_a_budget_counts_the_trained_numbers_of_all_agents() -> None:
         )
         assert spent <= budget
         assert spent > budget - 11 or budget == 10**6
-    with pytest.raises(ValueError, match=rf"budget={minimum - 1}: .* take {minimum} numbers"):
+    with pytest.raises(ValueError, match=rf"budget={minimum - 1}: .* take {minimum} parameters"):
         adapted_ranks(adapters, energy=1.0, budget=minimum - 1)
 
 
