@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rllib_haml._typing import AgentID
 from rllib_haml.algorithms.team_config import policy_of_agent
 from rllib_haml.modules.adapter import BACKBONE
 from rllib_haml.modules.critic import CRITIC
-from rllib_haml.sampling.team import AgentID
 
 AdapterMapping = Literal["agent", "role"] | dict[str, list[Any]] | Callable[..., str]
 
@@ -54,7 +54,8 @@ def adapter_mapping(given: Any) -> Callable[..., Any]:
 
 
 def check_groups(given: Any, agents: Sequence[AgentID]) -> None:
-    """
+    """Looks whether the groups divide the team.
+
     Raises:
         ValueError: Not every one of `agents` has exactly one adapter, or an adapter has a reserved name.
     """

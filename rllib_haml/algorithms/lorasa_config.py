@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from rllib_haml._typing import NotProvided
+from rllib_haml._typing import AgentID, NotProvided
 from rllib_haml.algorithms.adapter_groups import AdapterMapping, adapter_mapping, check_groups
 from rllib_haml.algorithms.happo import HAPPOConfig
 from rllib_haml.algorithms.phase_switch import PLATEAU, PhaseSwitch
@@ -22,7 +22,7 @@ from rllib_haml.modules.critic import LORA
 from rllib_haml.modules.leading import widest
 from rllib_haml.modules.lora_config import LoRAConfig
 from rllib_haml.modules.model_config import ModelConfig
-from rllib_haml.sampling.team import AgentID, Team
+from rllib_haml.sampling.team import Team
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -101,7 +101,7 @@ class LoRASAConfig(HAPPOConfig):
                 checkpoint's adapters with their spaces, as near as ranks allow; or the name of one to copy.
             adapt_rank: `{energy: 0.99, budget: null, every: 20}`: every so many iterations of the adapters
                 each layer keeps the least directions that hold this share of ‖ΔW‖², of all agents together
-                within a budget of trained numbers (see `RankAdaptation`). None: ranks stay.
+                within a budget of trained parameters (see `RankAdaptation`). None: ranks stay.
             adapter_mapping_fn: Which adapter an agent has: `agent`, its own; `role`, that of all whose
                 names are the same up to a trailing number; groups {name: [agents]}; or a function
                 (agent_id, episode, **kwargs) -> name. Agents of one adapter move as one.
@@ -127,7 +127,8 @@ class LoRASAConfig(HAPPOConfig):
         return self
 
     def make_switch(self) -> PhaseSwitch:
-        """
+        """What decides when the adapters begin.
+
         Raises:
             ValueError: `adapters_from` is no step, fraction or word, or a fraction of nothing.
         """

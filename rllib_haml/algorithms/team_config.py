@@ -19,7 +19,7 @@ from ray.rllib.policy.policy import PolicySpec
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
 
-from rllib_haml._typing import NotProvided
+from rllib_haml._typing import AgentID, NotProvided
 from rllib_haml.envs.registry import resolve_env
 from rllib_haml.learners.batch import JointBatchConnector, state_images, state_size
 from rllib_haml.modules.actor import Actor
@@ -29,7 +29,7 @@ from rllib_haml.modules.heads import make_head
 from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.team import TeamModule
 from rllib_haml.sampling.make_vector import make_vector_team_env
-from rllib_haml.sampling.team import AgentID, Team, TeamReward
+from rllib_haml.sampling.team import Team, TeamReward
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -112,6 +112,14 @@ class TeamConfig(PPOConfig):
             except ValueError as error:
                 raise ValueError(f"Agent {agent!r}: {error}") from error
 
+    def env_creator(self) -> Callable[[Mapping[str, Any]], Any]:
+        """What makes one environment of an `env_config`; env runners ask for it.
+
+        Raises:
+            ValueError: `env` names nothing that is known.
+        """
+        return resolve_env(self.env)
+
     def resolve_team(self) -> Team:
         """Looks at the environment once: its agents, their spaces, and each one's policy.
 
@@ -120,8 +128,8 @@ class TeamConfig(PPOConfig):
         """
         if self.team is not None and self._team_key == self._make_team_key():
             return self.team
-        creator = resolve_env(self.env)
-        env = make_vector_team_env(partial(creator, EnvContext(self.env_config, worker_index=0)), 1)
+        context = EnvContext(self.env_config, worker_index=0)
+        env = make_vector_team_env(partial(self.env_creator(), context), 1)
         try:
             given = self._given_mapping()
             mapping = given or self._mapping_for(env.agents)

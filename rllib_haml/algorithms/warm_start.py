@@ -16,16 +16,13 @@ from ray.rllib.utils.typing import StateDict
 from rllib_haml.algorithms.adapter_swap import running_adapter, send_weights
 from rllib_haml.algorithms.every_learner import on_every_learner
 from rllib_haml.algorithms.phase_switch import PLATEAU
-from rllib_haml.checkpoints.manifest import MANIFEST
-from rllib_haml.checkpoints.read import check_any
+from rllib_haml.checkpoints.policies import modules_of
+from rllib_haml.checkpoints.read import CheckpointError
 from rllib_haml.modules.adapter import BACKBONE, Adapter
 from rllib_haml.modules.adapter_fit import adopt
 from rllib_haml.modules.critic import CRITIC
-from rllib_haml.modules.team import TeamModule
 
 logger = logging.getLogger("rllib_haml")
-
-MODULES = Path("learner_group", "learner", "rl_module")
 
 
 def located(checkpoint: str | None) -> str | None:
@@ -34,9 +31,10 @@ def located(checkpoint: str | None) -> str | None:
 
 
 def check_warm_start(config: Any) -> None:
-    """
+    """Looks at the keys that say what a run begins with.
+
     Raises:
-        ValueError: Keys of the config contradict each other.
+        ValueError: They contradict each other.
     """
     if config.adapters_checkpoint is None:
         if config.new_adapters != "zero":
@@ -80,22 +78,17 @@ def shared_policy_of(path: str) -> RLModule:
     """The policy that all agents share in the checkpoint at `path`.
 
     Raises:
-        ValueError: There is none.
-        CheckpointError: It is damaged.
+        ValueError: It holds none.
+        CheckpointError: There is no checkpoint, or it is not as it was written.
     """
-    _check_intact(path)
+    found = _modules_of("backbone_checkpoint", path)
     for name in (BACKBONE, "shared"):
-        if (Path(path) / MODULES / name).is_dir():
-            return RLModule.from_checkpoint(str((Path(path) / MODULES / name).resolve()))
+        if name in found:
+            return found[name]
     raise ValueError(
         f"backbone_checkpoint={path!r} holds no shared policy: expected the checkpoint of MAPPO with "
         f"share_parameters: true, or of LoRASA."
     )
-
-
-def _check_intact(path: str) -> None:
-    if Path(path, MANIFEST).is_file():
-        check_any(Path(path))
 
 
 def former_team(path: str) -> dict[str, Any]:
@@ -103,18 +96,22 @@ def former_team(path: str) -> dict[str, Any]:
 
     Raises:
         ValueError: It is none of LoRASA.
-        CheckpointError: It is damaged.
+        CheckpointError: There is no checkpoint, or it is not as it was written.
     """
-    _check_intact(path)
-    found: dict[str, Any] = {}
-    if (Path(path) / MODULES).is_dir():
-        team: Any = TeamModule.from_checkpoint(str((Path(path) / MODULES).resolve()))
-        found = {name: module.unwrapped() for name, module in team.items()}
+    found = _modules_of("adapters_checkpoint", path)
     if not any(isinstance(module, Adapter) for module in found.values()):
         raise ValueError(
             f"adapters_checkpoint={path!r} holds no adapters: expected the checkpoint of a LoRASA run."
         )
     return found
+
+
+def _modules_of(key: str, path: str) -> dict[str, Any]:
+    """As `modules_of`; its errors name the config's key."""
+    try:
+        return modules_of(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{key}={path!r}: {error}") from error
 
 
 def adapters_of(algorithm: Any, former: Mapping[str, Any]) -> dict[str, StateDict]:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from rllib_haml.cli.arguments import CHECKPOINT
 from rllib_haml.config.errors import ConfigError, Problem, did_you_mean
 
-if TYPE_CHECKING:
-    from rllib_haml.checkpoints.manifest import Manifest
-
-_MODULES = Path("learner_group", "learner", "rl_module")
 _AGENT = click.option("--agent", help="Only this agent's.")
 
 
@@ -33,13 +29,12 @@ def adapters() -> None:
 @adapters.command("list")
 @CHECKPOINT
 def list_adapters(checkpoint: Path) -> None:
-    """List the adapters: ranks, trained numbers, and their share of the backbone's."""
+    """List the adapters: ranks, trained parameters, and their share of the backbone's."""
     for agent, adapter in _adapters(checkpoint).items():
-        own = adapter.lora.live_numbers()
+        own = adapter.lora.num_live_parameters()
         shared = sum(p.numel() for p in adapter.backbone.parameters())
-        ranks = sorted(set(adapter.lora.live_ranks().values()))
-        click.echo(f"{agent:<24} rank {', '.join(map(str, ranks)) or 'dense':<8} {own:>9,} numbers", nl=False)
-        click.echo(f"  {own / shared:6.1%} of the backbone")
+        rank = ", ".join(map(str, sorted(set(adapter.lora.live_ranks().values())))) or "dense"
+        click.echo(f"{agent:<24} rank {rank:<8} {own:>9,} parameters  {own / shared:6.1%} of the backbone")
 
 
 @adapters.command("export")
@@ -62,12 +57,14 @@ def export_adapters(checkpoint: Path, directory: Path, agent: str | None) -> Non
 @click.option("--agent", required=True, help="Whose adapter it becomes.")
 def import_adapter_files(checkpoint: Path, directory: Path, out: Path, agent: str) -> None:
     """Write a copy OUT of CHECKPOINT in which AGENT has the adapter in DIRECTORY."""
+    from rllib_haml.checkpoints.manifest import MANIFEST, Manifest
+    from rllib_haml.checkpoints.policies import MODULES
     from rllib_haml.checkpoints.write import write_whole
     from rllib_haml.modules.adapter_files import import_adapter
     from rllib_haml.modules.adapter_fit import adopt
 
-    manifest = _manifest(checkpoint)
     (running,) = _adapters(checkpoint, agent).values()
+    manifest = Manifest.loads((checkpoint / MANIFEST).read_bytes())
     if out.exists():
         raise _problem(out, "exists already: name a new directory.")
     try:
@@ -77,7 +74,7 @@ def import_adapter_files(checkpoint: Path, directory: Path, out: Path, agent: st
 
     def write(directory: Path) -> None:
         shutil.copytree(checkpoint, directory, dirs_exist_ok=True)
-        running.save_to_path(str((directory / _MODULES / agent).resolve()))
+        running.save_to_path(str((directory / MODULES / agent).resolve()))
 
     write_whole(out.absolute(), manifest, write)
     click.echo(f"{out}")
@@ -99,25 +96,27 @@ def merge_adapters(checkpoint: Path, directory: Path, agent: str | None) -> None
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw it into this picture, too.")
 def audit(checkpoint: Path, plot: Path | None) -> None:
     """Show how far the agents have drifted from the backbone and from each other."""
-    from rllib_haml.modules.adapter_audit import audit_adapters, plot_audit
+    from rllib_haml.modules.adapter_audit import audit_table, plot_audit
+    from rllib_haml.modules.adapter_drift import audit_adapters
 
     found = audit_adapters(_adapters(checkpoint))
-    click.echo(found.table())
+    click.echo(audit_table(found.by_agent()))
     if plot is not None:
         plot_audit(found, plot)
         click.echo(f"{plot}")
 
 
 def _adapters(checkpoint: Path, agent: str | None = None) -> dict[str, Any]:
-    """The adapters of a checkpoint by agent, bound to its backbone."""
+    """The adapters of a checkpoint that is whole, by agent, bound to its backbone."""
+    from rllib_haml.checkpoints.policies import modules_of
+    from rllib_haml.checkpoints.read import CheckpointError
     from rllib_haml.modules.adapter import Adapter
-    from rllib_haml.modules.team import TeamModule
 
-    path = checkpoint / _MODULES
-    if not path.is_dir():
-        raise _problem(checkpoint, "is no checkpoint of an algorithm: it has no learner_group.")
-    team: Any = TeamModule.from_checkpoint(str(path.resolve()))
-    found = {name: module for name, module in sorted(team.items()) if isinstance(module, Adapter)}
+    try:
+        modules = modules_of(checkpoint)
+    except CheckpointError as error:
+        raise ConfigError([Problem("rllib adapters", "", str(error))]) from error
+    found = {name: module for name, module in modules.items() if isinstance(module, Adapter)}
     if not found:
         raise _problem(checkpoint, "has no adapters. Those of LoRASA have: `rllib train --run LoRASA`.")
     if agent is None:
@@ -125,18 +124,6 @@ def _adapters(checkpoint: Path, agent: str | None = None) -> dict[str, Any]:
     if agent not in found:
         raise _problem(checkpoint, f"has no adapter {agent!r}. {did_you_mean(agent, found)}")
     return {agent: found[agent]}
-
-
-def _manifest(checkpoint: Path) -> Manifest:
-    """Of a checkpoint that is whole."""
-    from pyarrow.fs import LocalFileSystem
-
-    from rllib_haml.checkpoints.read import CheckpointError, verify
-
-    try:
-        return verify(checkpoint.absolute().as_posix(), LocalFileSystem())
-    except (CheckpointError, FileNotFoundError) as error:
-        raise ConfigError([Problem("rllib adapters", "", str(error))]) from error
 
 
 def _problem(path: Path, text: str) -> ConfigError:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from rllib_haml.nearest import nearest
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,8 @@ class ConfigError(ValueError):
 def did_you_mean(name: object, options: Iterable[str]) -> str:
     """A sentence that names the option nearest to `name`, or else lists a few of them."""
     names = sorted(set(options))
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    if near:
-        return f"Did you mean `{near[0]}`?"
+    if near := nearest(name, names):
+        return f"Did you mean `{near}`?"
     if not names:
         return ""
     return f"Valid: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}."

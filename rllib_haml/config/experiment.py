@@ -1,4 +1,4 @@
-"""An experiment, checked and ready to train, and how to load those of a file."""
+"""An experiment, checked and ready to train."""
 
 from __future__ import annotations
 

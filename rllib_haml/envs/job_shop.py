@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.utils.typing import MultiAgentDict
 
 from rllib_haml.envs.legal import check_legal
+from rllib_haml.nearest import did_you_mean
 
 Route = Sequence[tuple[str, int]]
 """The operations of one job in their order: machine and duration."""
@@ -54,9 +54,8 @@ def make(plant: str | Sequence[Route] = "workshop", breakdown: float = 0.05, rep
     if not isinstance(plant, str):
         return JobShop(plant, breakdown, repair)
     if plant not in PLANTS:
-        nearest = difflib.get_close_matches(plant, PLANTS, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ValueError(f"unknown plant {plant!r}; {hint}There are: {', '.join(PLANTS)}, or give the routes")
+        hint = did_you_mean(plant, PLANTS)
+        raise ValueError(f"unknown plant {plant!r}. {hint}There are: {', '.join(PLANTS)}, or give the routes")
     return JobShop(PLANTS[plant], breakdown, repair)
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rllib_haml._typing import AgentID
 from rllib_haml.envs.mamujoco_observation import standardised
 from rllib_haml.sampling.pettingzoo_team import PettingZooTeam
 from rllib_haml.sampling.serial_vector_env import SerialVectorTeamEnv, raise_first
-from rllib_haml.sampling.vector_env import AgentID, TeamStep
+from rllib_haml.sampling.vector_env import TeamStep
 
 if TYPE_CHECKING:
     from rllib_haml.envs.mamujoco import MAMuJoCo

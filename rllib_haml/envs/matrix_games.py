@@ -5,14 +5,14 @@ Each shows one trap: what shared policies, simultaneous updates or greedy update
 
 from __future__ import annotations
 
-import difflib
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from pettingzoo import ParallelEnv
+
+from rllib_haml.nearest import did_you_mean
 
 
 def sharing_trap(n: int = 2) -> np.ndarray:
@@ -140,10 +140,6 @@ class MatrixGame(OneStepGame):
     def payoff(self, actions: list[Any]) -> float:
         return self.payoffs[tuple(int(action) for action in actions)]
 
-    def joint_actions(self) -> list[tuple[int, ...]]:
-        """All entries of the game, for exact expectations."""
-        return list(itertools.product(*(range(n) for n in self.payoffs.shape)))
-
 
 class GaussianProduct(OneStepGame):
     """Two agents with one real action each: r = a_0 a_1.
@@ -198,6 +194,4 @@ def make_differential_game(game: str = "gaussian_product", **kwargs: Any) -> One
 def _look_up(name: Any, games: dict[str, Any]) -> Any:
     if name in games:
         return games[name]
-    nearest = difflib.get_close_matches(str(name), games, n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise ValueError(f"unknown game {name!r}; {hint}There are: {', '.join(games)}")
+    raise ValueError(f"unknown game {name!r}. {did_you_mean(name, games)}There are: {', '.join(games)}")

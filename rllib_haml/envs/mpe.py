@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 from typing import Any
 
@@ -11,6 +10,7 @@ from pettingzoo import ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
 
 from rllib_haml.envs.extras import import_extra
+from rllib_haml.nearest import nearest
 
 COOPERATIVE = (
     "simple_spread_v3",
@@ -68,10 +68,10 @@ def full_name(scenario: str) -> str:
     known |= {f"simple_{key}": name for key, name in short.items()} | short
     if scenario in known:
         return known[scenario]
-    nearest = difflib.get_close_matches(scenario, known, n=1)
-    hint = f"did you mean {known[nearest[0]]!r}? " if nearest else ""
+    near = nearest(scenario, known)
+    hint = f"Did you mean {known[near]!r}? " if near else ""
     raise ValueError(
-        f"unknown MPE scenario {scenario!r}; {hint}There are: {', '.join(COOPERATIVE)}. mpe2's "
+        f"unknown MPE scenario {scenario!r}. {hint}There are: {', '.join(COOPERATIVE)}. mpe2's "
         'competitive ones can be named by path: env: "mpe2.simple_tag_v3:parallel_env"'
     )
 

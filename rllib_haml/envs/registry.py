@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
 from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
 
 from rllib_haml.envs.wrappers import wrap
+from rllib_haml.nearest import did_you_mean, nearest
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.parallel_team_env import ParallelTeamEnv
 
@@ -73,10 +73,9 @@ def resolve_env(env: Any) -> Creator:
         register_env(name_or_path, creator)
         return creator
     names = registered_envs()
-    nearest = difflib.get_close_matches(name_or_path, names, n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    hint = did_you_mean(name_or_path, names)
     raise ValueError(
-        f"unknown environment {name_or_path!r}; {hint}Registered are: {', '.join(names)}. An own "
+        f"unknown environment {name_or_path!r}. {hint}Registered are: {', '.join(names)}. An own "
         "one is named by its path, my_package.my_module:MyEnv"
     )
 
@@ -170,8 +169,8 @@ def _call(
         if takes_one and not isinstance(target, type):
             return target(env_config)
         unknown = [key for key in arguments if key not in names]
-        near = difflib.get_close_matches(unknown[0], names, n=1) if unknown else []
-        hint = f"; did you mean {near[0]!r} instead of {unknown[0]!r}?" if near else ""
+        near = nearest(unknown[0], names) if unknown else None
+        hint = f"; did you mean {near!r} instead of {unknown[0]!r}?" if near else ""
         raise TypeError(f"env_config of {path}: {error}{hint}") from error
     return target(**arguments)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,10 +9,12 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from rllib_haml._typing import AgentID
 from rllib_haml.envs.extras import import_extra
 from rllib_haml.envs.jax_setup import set_up_jax
+from rllib_haml.nearest import did_you_mean
 from rllib_haml.sampling.batched_team_env import BatchedTeamEnv
-from rllib_haml.sampling.vector_env import AgentID, TeamStep
+from rllib_haml.sampling.vector_env import TeamStep
 
 
 def make(scenario: str = "3m", **kwargs: Any) -> BatchedTeamEnv:
@@ -261,8 +262,7 @@ def _rules(scenario: str, **kwargs: Any) -> Rules:
     smax = import_extra("jaxmarl.environments.smax.smax_env", extra="smax")
     known = smax.MAP_NAME_TO_SCENARIO
     if scenario not in known:
-        nearest = difflib.get_close_matches(str(scenario), known, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ValueError(f"unknown SMAX scenario {scenario!r}; {hint}There are: {', '.join(known)}")
+        hint = did_you_mean(scenario, known)
+        raise ValueError(f"unknown SMAX scenario {scenario!r}. {hint}There are: {', '.join(known)}")
     module = import_extra("jaxmarl.environments.smax", extra="smax")
     return Rules(module.HeuristicEnemySMAX(scenario=known[scenario], **kwargs))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from gymnasium.envs.registration import load_env_creator
 from pettingzoo import ParallelEnv
 
 from rllib_haml.envs.extras import import_extra
+from rllib_haml.nearest import did_you_mean
 
 
 def make_rware(task: str = "tiny-2ag", **kwargs: Any) -> Warehouse:
@@ -191,14 +191,12 @@ class Foraging(GridTeam):
 
 def _make(prefix: str, task: str, suffix: str, **kwargs: Any) -> Any:
     """The game of a registered id."""
-    name = prefix + str(task).removeprefix(prefix).removesuffix(suffix) + suffix
+    short = str(task).removeprefix(prefix).removesuffix(suffix)
+    name = prefix + short + suffix
     known = [key for key in gym.registry if key.startswith(prefix) and key.endswith(suffix)]
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"unknown task {task!r}: there is no {name}; the nearest is "
-            f"{nearest.removeprefix(prefix).removesuffix(suffix)!r}"
-        )
+        others = [key.removeprefix(prefix).removesuffix(suffix) for key in known]
+        raise ValueError(f"unknown task {task!r}: there is no {name}. {did_you_mean(short, others)}".strip())
     spec = gym.spec(name)
     # Not gym.make: it wraps, keeps max_episode_steps to itself, and checks for single agents.
     game = load_env_creator(str(spec.entry_point))(**{**spec.kwargs, **kwargs})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Sequence
 from typing import Any
 
 from pettingzoo import ParallelEnv
+
+from rllib_haml.nearest import did_you_mean
 
 REFUSED = {
     "black_death_v3": (
@@ -75,6 +76,6 @@ def _find(supersuit: Any, name: str) -> Any:
         and not any(word in key for word in _VECTORISERS)
     ]
     if name not in known:
-        nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown SuperSuit wrapper {name!r}; the nearest is {nearest!r}")
+        hint = did_you_mean(name, known)
+        raise ValueError(f"unknown SuperSuit wrapper {name!r}. {hint}There are: {', '.join(known)}")
     return getattr(supersuit, name)

@@ -17,7 +17,7 @@ from rllib_haml.learners.batch import ACTIVE, JointBatch
 from rllib_haml.learners.collectives import all_reduce
 from rllib_haml.modules.actor import ACTION_MASK
 from rllib_haml.modules.adapter import Adapter
-from rllib_haml.modules.adapter_audit import AdapterAudit, audit_adapters, divergences
+from rllib_haml.modules.adapter_drift import AdapterAudit, audit_adapters, divergences
 
 # Over all agents and learners.
 MAX_OBSERVATIONS = 256
@@ -29,7 +29,7 @@ def report_adapters(
     """The audit after an update, alike on every learner.
 
     Policies are compared on what all acting agents observed in a few random joint steps of the batch,
-    unless they remember, or have unequal spaces or masks.
+    unless they are recurrent, or have unequal spaces or masks.
 
     Args:
         total: Joint steps of all learners.

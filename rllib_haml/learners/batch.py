@@ -10,30 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 import tree
-from gymnasium import spaces
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.columns import Columns
 from ray.rllib.utils.numpy import convert_to_numpy
 from torch import Tensor
 
+from rllib_haml._typing import AgentID
 from rllib_haml.modules.actor import ACTION_MASK
 from rllib_haml.modules.critic import CRITIC
 from rllib_haml.modules.encoders import flat_size, flatten_rows
 from rllib_haml.modules.images import Image, find_images
-from rllib_haml.sampling.fragment import AgentID, JointFragment
+from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.metrics import rewards_of
+from rllib_haml.sampling.spaces import zeros
 from rllib_haml.sampling.team import Team, TeamReward
 
-ACTIVE, STATE, LAST, TERMINATED, ROW, ANY_ACTIVE, EPISODE, ENV_T = (
-    "active",
-    "state",
-    "last",
-    "terminated",
-    "row",
-    "any_active",
-    "episode",
-    "env_t",
-)
+ACTIVE, STATE, LAST, TERMINATED = "active", "state", "last", "terminated"
+ROW, ANY_ACTIVE, EPISODE, ENV_T = "row", "any_active", "episode", "env_t"
 
 
 class JointBatchConnector(ConnectorV2):
@@ -84,11 +77,11 @@ class JointBatchConnector(ConnectorV2):
         columns = {
             Columns.OBS: self._stack(
                 [[tree.map_structure(lambda x: x[:-1], f.obs[a]) for a in agents] for f in fragments],
-                _empty_rows(self._team.observation_spaces[first], len(agents)),
+                zeros(self._team.observation_spaces[first], 0, len(agents)),
             ),
             Columns.ACTIONS: self._stack(
                 [[f.actions[a] for a in agents] for f in fragments],
-                _empty_rows(self._team.action_spaces[first], len(agents)),
+                zeros(self._team.action_spaces[first], 0, len(agents)),
             ),
             Columns.ACTION_LOGP: self._stack(
                 [[f.logp[a] for a in agents] for f in fragments], np.zeros((0, len(agents)), np.float32)
@@ -97,9 +90,7 @@ class JointBatchConnector(ConnectorV2):
                 [[f.active[a][:-1] for a in agents] for f in fragments], np.zeros((0, len(agents)), bool)
             ),
         }
-        sizes = {f.action_mask[a].shape[1] for f in fragments for a in agents if a in f.action_mask}
-        if sizes:
-            masks = [[_mask(f, a, *sizes) for a in agents] for f in fragments]
+        if masks := _masks(agents, fragments):
             columns[ACTION_MASK] = self._stack(masks, None)
         initial = convert_to_numpy(module.get_initial_state()) if module is not None else {}
         if initial:
@@ -137,14 +128,12 @@ class JointBatchConnector(ConnectorV2):
         """(S + F, D): the environment's state, or everyone's flattened observation and alive bit."""
         team = self._team
         if team.state_space is not None:
-            rows = [f.state for f in fragments if f.state is not None]
-            shape = (0, *(team.state_space.shape or ()))
-            joined = np.concatenate(rows) if rows else np.zeros(shape, np.float32)
-            return flatten_rows(team.state_space, torch.as_tensor(joined).to(self._device)).float()
+            states = self._concatenate([_state(f) for f in fragments], zeros(team.state_space, 0))
+            return flatten_rows(team.state_space, states).float()
         parts = []
         for agent in team.agents:
             space = team.observation_spaces[agent]
-            obs = self._concatenate([f.obs[agent] for f in fragments], _empty_rows(space))
+            obs = self._concatenate([f.obs[agent] for f in fragments], zeros(space, 0))
             alive = self._concatenate([f.active[agent] for f in fragments], np.zeros(0, bool))
             seen = torch.where(alive[:, None], flatten_rows(space, obs), 0)
             parts += [seen, alive[:, None].float()]
@@ -180,10 +169,30 @@ def state_images(team: Team) -> list[Image]:
     return images
 
 
-def _mask(fragment: JointFragment, agent: AgentID, size: int) -> np.ndarray:
-    """(T, size) mask; all True if the environment gave this agent none in this fragment."""
-    mask = fragment.action_mask.get(agent)
-    return np.ones((len(fragment), size), bool) if mask is None else mask[:-1]
+def _masks(agents: list[AgentID], fragments: Sequence[JointFragment]) -> list[list[np.ndarray]]:
+    """Per fragment each agent's (T, n) mask, all True where it was given none; [] if nobody ever was.
+
+    Raises:
+        ValueError: They have several sizes.
+    """
+    sizes = {f.action_mask[a].shape[1]: a for f in fragments for a in agents if a in f.action_mask}
+    if len(sizes) > 1:
+        told = ", ".join(f"{size} ({sizes[size]!r})" for size in sorted(sizes))
+        raise ValueError(
+            f"Action masks of agents that share a policy have several sizes: {told}. Give each one entry for "
+            f"every option of the action space."
+        )
+    free = {len(f): np.ones((len(f) + 1, *sizes), bool) for f in fragments}
+    return [[f.action_mask.get(a, free[len(f)])[:-1] for a in agents] for f in fragments] if sizes else []
+
+
+def _state(fragment: JointFragment) -> np.ndarray:
+    if fragment.state is None:
+        raise ValueError(
+            f"The fragment of episode {fragment.episode_id!r} from step {fragment.env_t} on has no `state`, "
+            f"but its environment has a state space: give every fragment the states of its rows."
+        )
+    return fragment.state
 
 
 def _one_row(state: Any) -> Any:
@@ -199,15 +208,6 @@ def _at_end(length: int, value: bool) -> np.ndarray:
     flags = np.zeros(length, bool)
     flags[-1:] = value
     return flags
-
-
-def _empty_rows(space: spaces.Space, *agents: int) -> Any:
-    """No rows, in the shape that rows of `space` have."""
-    if isinstance(space, spaces.Dict):
-        return {key: _empty_rows(s, *agents) for key, s in space.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_empty_rows(s, *agents) for s in space)
-    return np.zeros((0, *agents, *(space.shape or ())), space.dtype)
 
 
 @dataclass(frozen=True)

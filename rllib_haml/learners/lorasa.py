@@ -114,15 +114,20 @@ class LoRASALearner(OnPolicyTeamLearner):
     def _at_once(
         self, joint: JointBatch, adapters: list[str], *, backbone: bool = False
     ) -> dict[str, Player]:
-        """One player for all: it moves these adapters, and perhaps the backbone below them."""
+        """One player for all: it moves these adapters, and perhaps the backbone below them.
+
+        No player, if nothing is to move.
+        """
         moving = [*([BACKBONE] if backbone else []), *adapters]
+        if not moving:
+            return {}
         members = {
             name: self._policy(name, columns, joint)
             for name, columns in joint.policies.items()
             if backbone or name in adapters
         }
         policy = Together(members, {name: self.get_optimizer(name) for name in moving})
-        return {moving[0]: self._player(moving[0], policy)} if moving else {}
+        return {moving[0]: self._player(moving[0], policy)}
 
     @override(OnPolicyTeamLearner)
     def _moved_by(self, name: str, player: Player) -> list[str]:

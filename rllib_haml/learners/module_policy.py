@@ -66,7 +66,7 @@ class ModulePolicy:
 
 
 class RecurrentPolicy(ModulePolicy):
-    """The same of a module that remembers: it reads every fragment from the state that the sampler had there.
+    """The same of a recurrent module: it reads every fragment from the state that the sampler had there.
 
     Without gradients the states are those of the present weights throughout. With gradients, sequences of
     `max_seq_len` joint steps begin with the states that the weights before the update have there, and

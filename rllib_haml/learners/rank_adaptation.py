@@ -11,8 +11,8 @@ import torch
 from rllib_haml.learners.collectives import broadcast
 from rllib_haml.modules.adapter import Adapter
 from rllib_haml.modules.adapter_mode import LOW_RANK_MODES, AdapterMode
-from rllib_haml.modules.lora_config import nearest
 from rllib_haml.modules.lora_rank import kept_ranks
+from rllib_haml.nearest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class RankAdaptation:
 
     Attributes:
         energy: Share of ‖ΔW‖² (Frobenius) that a layer keeps at least, in (0, 1], if the budget allows.
-        budget: Trained numbers of all adapters together, dense ones included; None: no limit.
+        budget: Trained parameters of all adapters together, dense ones included; None: no limit.
         every: Iterations of the adapters from one adaptation to the next.
     """
 
@@ -46,9 +46,8 @@ class RankAdaptation:
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
-                raise ValueError(
-                    f"adapt_rank has no key {key!r}.{nearest(key, known)} Known keys: {', '.join(known)}."
-                )
+                hint = did_you_mean(key, known)
+                raise ValueError(f"adapt_rank has no key {key!r}. {hint}Known keys: {', '.join(known)}.")
         made = cls(**values)
         if not isinstance(made.energy, int | float) or not 0 < made.energy <= 1:
             raise ValueError(f"adapt_rank: energy={made.energy!r}: expected a share above 0, at most 1.")
@@ -59,9 +58,10 @@ class RankAdaptation:
         return made
 
     def check(self, adapters: Mapping[str, Adapter]) -> None:
-        """
+        """Looks whether the budget is enough for these adapters.
+
         Raises:
-            ValueError: The budget does not hold one direction for each layer.
+            ValueError: It does not hold one direction for each layer.
         """
         self._kept(adapters)
 

@@ -21,7 +21,7 @@ from rllib_haml.modules.adapter import Adapter, forward_together
 class Together:
     """All the agents of some policies; whatever of their parameters moves, moves for all of them at once.
 
-    Adapters of one backbone that do not remember are evaluated as one network, with one batched product
+    Adapters of one backbone that are not recurrent are evaluated as one network, with one batched product
     for each layer, if they adapt the same parameters and stand for equally many agents; else, policies are
     evaluated one after another.
 
@@ -126,7 +126,8 @@ class _InStep:
 
 @dataclass(frozen=True)
 class _Families:
-    """Distributions (K, R, P) of several kinds, the first so many agents of the first kind and so on.
+    """Distributions (K, R, P) of several kinds: the first `agents[0]` rows belong to `kinds[0]`, the next
+    `agents[1]` to `kinds[1]`, and so on.
 
     Attributes:
         kinds: Families of action distributions, one for each member.

@@ -26,7 +26,7 @@ class Actor(TorchRLModule):
 
     Images in the observation go through convolutions before it (`ImageEncoder`).
 
-    `model_config` holds the keys of `ModelConfig`. With `use_lstm` or `use_gru` it remembers, and follows
+    `model_config` holds the keys of `ModelConfig`. With `use_lstm` or `use_gru` it is recurrent, and follows
     RLlib's protocol of such modules: observations (B, T, ...) and the state before them under `state_in`,
     the state after them under `state_out`.
 

@@ -118,7 +118,8 @@ class Adapter(TorchRLModule):
 
     @property
     def backbone(self) -> Actor:
-        """
+        """The policy that it acts through.
+
         Raises:
             RuntimeError: It is bound to none.
         """
@@ -167,18 +168,6 @@ class Adapter(TorchRLModule):
             for name, parameter in actor.named_parameters():
                 parameter.copy_(weights[name])
         return actor
-
-    def refactored(self, config: LoRAConfig) -> Adapter:
-        """Its policy in factors of other ranks, as near as these allow (see `LoRA.assign`)."""
-        made = Adapter.over(
-            self.backbone,
-            config,
-            observation_space=self.observation_space,
-            action_space=self.action_space,
-            train_backbone=self.train_backbone,
-        )
-        made.lora.assign(self.lora.deltas())
-        return made
 
     def start_from(self, how: Literal["zero", "copy", "mean"], peers: Sequence[Adapter] = ()) -> None:
         """Where an agent that joins a trained team begins.

@@ -65,18 +65,11 @@ def export_adapter(adapter: Adapter, directory: str | Path) -> None:
     (directory / CONFIG_FILE).write_text(json.dumps(_peft_config(adapter), indent=2) + "\n", encoding="utf-8")
 
 
-def import_adapter(
-    directory: str | Path,
-    backbone: Actor,
-    *,
-    like: Adapter | None = None,
-    check_backbone: bool = True,
-) -> Adapter:
+def import_adapter(directory: str | Path, backbone: Actor, *, like: Adapter | None = None) -> Adapter:
     """The adapter in these files, bound to `backbone`.
 
     Args:
         like: An adapter of the agent whose it becomes, if its spaces are not the backbone's.
-        check_backbone: Whether `backbone` must be the very one that the adapter was exported with.
 
     Raises:
         FileNotFoundError: There is no adapter in this directory.
@@ -88,8 +81,7 @@ def import_adapter(
         if not (directory / name).is_file():
             raise FileNotFoundError(f"{directory} holds no adapter: expected {name} in it.")
     values = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-    if check_backbone:
-        _check_backbone(values.get(OWN_KEY, {}).get("backbone_sha256"), backbone, directory)
+    _check_backbone(values.get(OWN_KEY, {}).get("backbone_sha256"), backbone, directory)
     agent = like or backbone
     adapter = Adapter.over(
         backbone,
@@ -135,7 +127,7 @@ def _peft_config(adapter: Adapter) -> dict[str, Any]:
 
 def _lora_config(values: dict[str, Any]) -> LoRAConfig:
     """This package's own configuration where it wrote the files, else PEFT's."""
-    if OWN_KEY in values:
+    if "lora" in values.get(OWN_KEY, {}):
         return LoRAConfig.from_dict(values[OWN_KEY]["lora"])
     foreign = [key for key in _FOREIGN_KEYS if values.get(key)]
     if values.get("peft_type") != "LORA" or foreign:
@@ -207,7 +199,8 @@ def _check_backbone(expected: str | None, backbone: Actor, directory: Path) -> N
         raise ValueError(
             f"The adapter in {directory} was exported over the backbone {expected or '(not recorded)'}, and "
             f"this one is {given}: over it, the adapter is another policy. Give the backbone that it was "
-            f"exported with, or take any with check_backbone=False."
+            f"exported with. (PEFT records none: if it is this one, write it into {CONFIG_FILE} as "
+            f"{json.dumps({OWN_KEY: {'backbone_sha256': given}})}.)"
         )
 
 

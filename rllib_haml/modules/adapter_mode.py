@@ -25,7 +25,7 @@ def lora_of(mode: AdapterMode, lora: dict[str, Any], recurrent: bool) -> dict[st
 
     Args:
         lora: The user's keys.
-        recurrent: Whether the networks remember.
+        recurrent: Whether the networks are recurrent.
     """
     if mode == "dense_delta":
         return lora | {"r": FULL_RANK, "rank_pattern": {}, "full_rank_policy": "dense"}

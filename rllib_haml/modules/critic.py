@@ -82,7 +82,7 @@ class Critic(TorchRLModule, InferenceOnlyAPI):
         return self._through("network", state).squeeze(-1)
 
     def unroll(self, states: Tensor, before: State) -> tuple[Tensor, State]:
-        """The same of a critic that remembers: (B, T, S) states → (B, T) values.
+        """The same of a recurrent critic: (B, T, S) states → (B, T) values.
 
         Args:
             before: Its recurrent state before the first step, (B, H) each part.

@@ -72,9 +72,9 @@ class LoRA(nn.Module):
         """How many directions of each low-rank difference can learn."""
         return {target: int(self.live(target).sum()) for target in self.targets if target.rank is not None}
 
-    def live_numbers(self) -> int:
-        """How many numbers are trained, without those of directions that cannot learn."""
-        dense = sum(target.numbers for target in self.targets if target.rank is None)
+    def num_live_parameters(self) -> int:
+        """How many parameters are trained, without those of directions that cannot learn."""
+        dense = sum(target.num_parameters for target in self.targets if target.rank is None)
         return dense + sum(rank * sum(target.shape) for target, rank in self.live_ranks().items())
 
     def deltas(self) -> Weights:

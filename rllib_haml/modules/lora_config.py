@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
+
+from rllib_haml.nearest import did_you_mean
 
 Bias = Literal["none", "all", "lora_only"]
 FullRankPolicy = Literal["dense", "clip", "error"]
@@ -38,7 +39,7 @@ class LoRAConfig:
         modules_to_save: Modules all of whose parameters have dense differences.
         adapt_log_std: A dense difference of every `log_std`, as the authors' code has it.
         full_rank_policy: Where r ≥ min(in, out): `dense`, a plain matrix ΔW with scaling 1, which is fewer
-            numbers and the authors' way; `clip` r to min(in, out), with the scaling of the r asked for;
+            parameters and the authors' way; `clip` r to min(in, out), with the scaling of the r asked for;
             or an `error`.
     """
 
@@ -102,7 +103,7 @@ class LoRAConfig:
         for key in values:
             if key not in known:
                 raise ValueError(
-                    f"lora has no key {key!r}.{nearest(key, known)} Known keys: {', '.join(known)}."
+                    f"lora has no key {key!r}. {did_you_mean(key, known)}Known keys: {', '.join(known)}."
                 )
         return cls(**values)
 
@@ -120,11 +121,6 @@ def matches(names: list[str] | str, module: str) -> bool:
 def exactly(module: str) -> str:
     """The key of a pattern that matches this one module."""
     return f"^{re.escape(module)}"
-
-
-def nearest(name: str, options: list[str]) -> str:
-    near = difflib.get_close_matches(name, options, 1)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _by_pattern(pattern: Mapping[str, Any], module: str, default: Any) -> Any:

@@ -22,21 +22,15 @@ def spectrum(lora: LoRA, target: Target) -> Tensor:
     return target.scaling * torch.linalg.svdvals(inner)
 
 
-def adapted_ranks(loras: Sequence[LoRA], *, energy: float, budget: int | None = None) -> list[LoRAConfig]:
-    """For each agent its configuration with the ranks of `kept_ranks`, for `Adapter.refactored`."""
-    kept = kept_ranks(loras, energy=energy, budget=budget)
-    return [with_ranks(lora.config, ranks) for lora, ranks in zip(loras, kept, strict=True)]
-
-
 def kept_ranks(loras: Sequence[LoRA], *, energy: float, budget: int | None = None) -> list[dict[Target, int]]:
     """The least ranks that keep `energy` of each low-rank difference, within a budget over all agents.
 
-    Where the budget is short, directions are kept in the descending order of σ² per number that they
+    Where the budget is short, directions are kept in the descending order of σ² per parameter that they
     take, over all layers and agents. Every layer keeps one. Dense differences remain as they are.
 
     Args:
         energy: Share of ‖ΔW‖² (Frobenius) that a layer keeps at least, in (0, 1].
-        budget: Trainable numbers of all agents together, dense ones included; None: no limit.
+        budget: Trainable parameters of all agents together, dense ones included; None: no limit.
 
     Returns:
         For each agent the rank of each low-rank difference.
@@ -53,7 +47,7 @@ def kept_ranks(loras: Sequence[LoRA], *, energy: float, budget: int | None = Non
         if target.rank is not None
     ]
     wanted = [layer.rank_of(energy) for layer in layers]
-    dense = sum(t.numbers for lora in loras for t in lora.targets if t.rank is None)
+    dense = sum(t.num_parameters for lora in loras for t in lora.targets if t.rank is None)
     ranks = wanted if budget is None else _within(layers, wanted, budget - dense, dense)
     return [
         {layer.target: rank for layer, rank in zip(layers, ranks, strict=True) if layer.agent == i}
@@ -69,7 +63,7 @@ class _Layer:
 
     @property
     def cost(self) -> int:
-        """Numbers that one direction takes."""
+        """Parameters that one direction takes."""
         return sum(self.target.shape)
 
     def rank_of(self, share: float) -> int:
@@ -83,7 +77,7 @@ def _within(layers: list[_Layer], wanted: list[int], budget: int, dense: int) ->
     if left < 0:
         raise ValueError(
             f"budget={budget + dense}: one direction for each layer and the dense differences take "
-            f"{budget + dense - left} numbers."
+            f"{budget + dense - left} parameters."
         )
     ranks = [1] * len(layers)
     further = [

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from rllib_haml.modules.lora_config import ALL_LINEAR, LoRAConfig, matches, nearest
+from rllib_haml.modules.lora_config import ALL_LINEAR, LoRAConfig, matches
+from rllib_haml.nearest import did_you_mean
 
 logger = logging.getLogger("rllib_haml")
 
@@ -40,8 +41,8 @@ class Target:
         return self.name.rpartition(".")[2]
 
     @property
-    def numbers(self) -> int:
-        """How many are trained."""
+    def num_parameters(self) -> int:
+        """How many parameters its difference has."""
         return math.prod(self.shape) if self.rank is None else self.rank * sum(self.shape)
 
 
@@ -114,7 +115,7 @@ def _check_listed(key: str, listed: list[str], possible: list[str], base: nn.Mod
                 f"low-rank differences. Put it under modules_to_save for dense ones."
             )
         raise ValueError(
-            f"lora: {key} names {name!r}, which is no module of the network.{nearest(name, possible)} "
+            f"lora: {key} names {name!r}, which is no module of the network. {did_you_mean(name, possible)}"
             f"Possible: {', '.join(possible)}."
         )
 

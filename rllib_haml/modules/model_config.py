@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from rllib_haml.modules.encoders import ACTIVATIONS
+from rllib_haml.nearest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class ModelConfig:
             flattened. The critic reads those of the state, or of the joint observation, likewise.
         squash_actions: Gaussian actions go through tanh, so that no probability lies beyond the bounds.
         critic_fcnet_hiddens: Widths of the critic; None takes `fcnet_hiddens`.
-        use_lstm: An LSTM after the hidden layers, for policies that must remember.
+        use_lstm: An LSTM after the hidden layers, which makes policies recurrent.
         use_gru: A GRU instead.
         lstm_cell_size: Width of either.
         max_seq_len: Joint steps of truncated backpropagation through time. States are exact beyond them:
             only gradients are cut.
-        critic_is_recurrent: Whether the critic remembers as the actors do. It need not where the
+        critic_is_recurrent: Whether the critic is recurrent where the actors are. It need not be where the
             environment's state tells everything.
     """
 
@@ -100,13 +100,9 @@ class ModelConfig:
         known = [f.name for f in fields(cls)]
         for key in values:
             if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"model_config has no key {key!r}.{hint} Known keys: {', '.join(known)}.")
+                hint = did_you_mean(key, known)
+                raise ValueError(f"model_config has no key {key!r}. {hint}Known keys: {', '.join(known)}.")
         try:
             return cls(**values)
         except ValueError as error:
             raise ValueError(f"model_config: {error}") from error
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)

@@ -1,4 +1,4 @@
-"""What a network remembers: GRU and LSTM cells, and where they stand in it."""
+"""Recurrent networks: GRU and LSTM cells, and where they stand in a network."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import tree
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from rllib_haml._typing import AgentID
 from rllib_haml.haml.families import LOG_2PI, Gaussian
 from rllib_haml.modules.actor import ACTION_MASK, Actor
 from rllib_haml.modules.encoders import flat_size, flatten_rows
@@ -18,7 +19,6 @@ from rllib_haml.modules.heads import GaussianHead, Head, LogitsHead
 from rllib_haml.modules.images import ImageEncoder
 from rllib_haml.modules.recurrent import State
 
-AgentID = Hashable
 Layer = Callable[[Tensor], Tensor]
 
 # Up to so many columns, a wider product costs less than a second stack's calls.
@@ -85,7 +85,7 @@ class StackedActors:
         return torch.stack([given.get(a, free) for a in self.agents])
 
     def gather_states(self, states: Mapping[AgentID, Any]) -> State:
-        """Each part of the agents' recurrent states, (G, E, H); nothing for those that do not remember."""
+        """Each part of the agents' recurrent states, (G, E, H); nothing for those that are not recurrent."""
         if self._step is None:
             return {}
         parts = states[self.agents[0]]
@@ -139,7 +139,7 @@ def architecture(actor: Actor) -> Hashable:
     )
     masked = ACTION_MASK in getattr(actor.observation_space, "spaces", {})
     columns = -(-flat_size(actor.observation_space) // PADDED_COLUMNS)
-    memory = actor.memory and (type(actor.memory), actor.memory.size)
+    memory = actor.memory and (type(actor.memory), actor.memory.size, type(actor.memory.norm))
     return str(actor.head.family), layers, memory, columns, masked
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -16,11 +16,11 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.numpy import convert_to_numpy
 from torch import Tensor
 
+from rllib_haml._typing import AgentID
 from rllib_haml.modules.actor import ACTION_MASK, Actor
 from rllib_haml.modules.adapter import BACKBONE, Adapter
 from rllib_haml.modules.stacked import StackedActors, architecture
 
-AgentID = Hashable
 ModuleID = str
 
 # What a module may say of its actions.
@@ -74,7 +74,7 @@ class TeamModule(MultiRLModule):
         groups: dict[Any, list[AgentID]] = {}
         self._alone: list[AgentID] = []
         self._module_of = dict(module_of)
-        merged = {name: _merged(self[name].unwrapped()) for name in set(module_of.values())}
+        merged = {name: _merged(self[name].unwrapped()) for name in dict.fromkeys(module_of.values())}
         for agent, module_id in module_of.items():
             module = merged[module_id]
             if type(module) is Actor:

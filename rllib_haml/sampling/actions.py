@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import tree
 from ray.rllib.utils.spaces.space_utils import clip_action, get_base_struct_from_space, unsquash_action
 
-AgentID = Hashable
+from rllib_haml._typing import AgentID
 
 
 class ToEnvActions:

@@ -1,4 +1,4 @@
-"""What recurrent policies remember while their teams play."""
+"""The states of recurrent policies while their teams play."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tree
 
-from rllib_haml.sampling.team import AgentID
+from rllib_haml._typing import AgentID
 
 
 class ActorStates:

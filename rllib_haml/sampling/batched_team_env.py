@@ -10,8 +10,10 @@ import tree
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.utils.typing import MultiAgentDict
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.outcomes import OUTCOME
-from rllib_haml.sampling.vector_env import AgentID, VectorTeamEnv
+from rllib_haml.sampling.spaces import zeros
+from rllib_haml.sampling.vector_env import VectorTeamEnv
 
 
 class BatchedTeamEnv(MultiAgentEnv):
@@ -81,9 +83,10 @@ class BatchedTeamEnv(MultiAgentEnv):
         return {agent: dict(info) for agent in obs}
 
     def _batch(self, agent: AgentID, action: Any) -> Any:
-        """(1, ...); any action will do for an absent agent."""
-        chosen = self._row.action_spaces[agent].sample() if action is None else action
-        return tree.map_structure(lambda x: np.asarray(x)[None], chosen)
+        """(1, ...); zeros for an absent agent, whose action counts for nothing."""
+        if action is None:
+            return zeros(self._row.action_spaces[agent], 1)
+        return tree.map_structure(lambda x: np.asarray(x)[None], action)
 
 
 def _first(rows: np.ndarray) -> np.ndarray:

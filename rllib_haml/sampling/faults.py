@@ -66,6 +66,10 @@ class EnvironmentFault(RuntimeError):
         )
 
 
+class PolicyFault(RuntimeError):
+    """A policy drew an action with a log-probability that is no finite number; nothing was learnt from it."""
+
+
 class RaisedWhenRead:
     """In the place of an answer that the algorithm will unpack: that raises the fault there."""
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import tree
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.faults import EnvironmentFault
-from rllib_haml.sampling.vector_env import AgentID, TeamStep
+from rllib_haml.sampling.vector_env import TeamStep
 
 
 def check_finite(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import tree
 from ray.rllib.core.learner.training_data import TrainingData
 
-AgentID = Hashable
+from rllib_haml._typing import AgentID
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,12 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.masks import MaskCheck, nothing_allowed
 from rllib_haml.sampling.outcomes import outcome_of
-from rllib_haml.sampling.spaces import as_float32, holds_action_mask
-from rllib_haml.sampling.team import AgentID, Team
+from rllib_haml.sampling.spaces import as_float32, holds_action_mask, zeros
+from rllib_haml.sampling.team import Team
 
 # Under this key an agent's info carries the environment's global state.
 STATE = "state"
@@ -99,7 +100,7 @@ def _refuse_masks_in_infos(episode: MultiAgentEpisode, team: Team) -> None:
     """RLlib's sampler shows a policy its observation alone: a mask beside it was not obeyed."""
     for agent_id, agent in episode.agent_episodes.items():
         in_observation = holds_action_mask(team.observation_spaces[agent_id], team.action_spaces[agent_id])
-        if not in_observation and "action_mask" in agent.get_infos(0):
+        if not in_observation and any("action_mask" in info for info in agent.get_infos()):
             raise ValueError(
                 f"Agent {agent_id!r} has its action mask in infos, which RLlib's MultiAgentEnvRunner does "
                 f"not obey: put it into a Dict observation under 'action_mask', or do without what needs "
@@ -162,7 +163,7 @@ class _AgentRows:
 
         wanted = as_float32(space)
         if self._agent is None:
-            return _zeros(wanted, self.length + 1)
+            return zeros(wanted, self.length + 1)
         seen = [self._agent.get_observations(k) for k in range(len(self._rows) + 1)]
         return tree.map_structure(fill, _batched(wanted, seen))
 
@@ -195,7 +196,7 @@ class _AgentRows:
             return out
 
         if self._agent is None:
-            return _zeros(space, self.length)
+            return zeros(space, self.length)
         rows = values if isinstance(values, list) else tree.map_structure(np.asarray, values)
         return tree.map_structure(fill, _batched(space, rows) if isinstance(rows, list) else rows)
 
@@ -206,14 +207,6 @@ def unanswered(agent: AgentID) -> ValueError:
         f"it did last: set batch_mode='complete_episodes', or do without what needs that env runner (the log "
         f"says what)."
     )
-
-
-def _zeros(space: spaces.Space, rows: int) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {key: _zeros(sub, rows) for key, sub in space.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_zeros(sub, rows) for sub in space)
-    return np.zeros((rows, *(space.shape or ())), space.dtype)
 
 
 def _batched(space: spaces.Space, rows: Sequence[Any]) -> Any:

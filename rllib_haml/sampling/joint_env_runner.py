@@ -14,7 +14,6 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.utils.annotations import override
 
-from rllib_haml.envs.registry import resolve_env
 from rllib_haml.modules.team import TeamAction, TeamModule
 from rllib_haml.sampling.actions import ToEnvActions
 from rllib_haml.sampling.faults import EnvironmentFault, RaisedWhenRead
@@ -52,8 +51,8 @@ class JointEnvRunner(ResumableEnvRunner):
             worker_index=self.worker_index,
             num_workers=self.config.num_env_runners,
         )
-        creator = resolve_env(self.config.env)
-        env = make_vector_team_env(partial(creator, context), self.config.num_envs_per_env_runner)
+        creator = partial(self.config.env_creator(), context)
+        env = make_vector_team_env(creator, self.config.num_envs_per_env_runner)
         self.env, self.num_envs = TeamVectorView(env), env.num_envs
         team = self._team = Team.of(env, self.config.policy_mapping_fn)
         self._to_env = ToEnvActions(

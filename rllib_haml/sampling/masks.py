@@ -8,9 +8,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.spaces import choices, holds_action_mask
-from rllib_haml.sampling.vector_env import AgentID, TeamStep
+from rllib_haml.sampling.vector_env import TeamStep
 
 
 class ActionMasks:

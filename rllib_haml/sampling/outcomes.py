@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.faults import EnvironmentFault
-from rllib_haml.sampling.team_env import AgentID
 
 # Under this key the infos of an episode's last step tell it, and results its mean over episodes.
 OUTCOME, OUTCOME_MEAN = "outcome", "outcome_mean"

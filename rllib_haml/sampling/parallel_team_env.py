@@ -10,9 +10,9 @@ from pettingzoo import ParallelEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.utils.typing import MultiAgentDict
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.pettingzoo_team import PettingZooTeam
 from rllib_haml.sampling.spaces import assemble, leaves
-from rllib_haml.sampling.team_env import AgentID
 
 
 class ParallelTeamEnv(MultiAgentEnv):

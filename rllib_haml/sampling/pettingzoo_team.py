@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from pettingzoo import ParallelEnv
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.spaces import as_float32, box_state_space
 from rllib_haml.sampling.team_env import (
-    AgentID,
     TimeStep,
     check_declared,
     declared_agents,
@@ -72,11 +73,12 @@ class PettingZooTeam:
     def state(self) -> np.ndarray | None:
         try:
             return self.env.state()
-        except Exception:
+        except Exception as error:
+            if not self._over:
+                raise
             # Some environments (multiwalker) take themselves apart in their last step.
-            if self._over:
-                return None
-            raise
+            _tell_of_lost_state(type(self.env.unwrapped).__name__, type(error).__name__)
+            return None
 
     def get_state(self) -> dict[str, Any]:
         env: Any = self.env
@@ -95,6 +97,17 @@ class PettingZooTeam:
             check_declared(self._declared, dict.fromkeys(live), "a place among the living")
             self._acting = [agent for agent in self.agents if agent in live]
         return self._acting
+
+
+@cache
+def _tell_of_lost_state(environment: str, error: str) -> None:
+    """Once, as it may come with every episode."""
+    logger.warning(
+        "%s.state() raises %s after the last step of an episode: the critic reads the state before it in its "
+        "place.",
+        environment,
+        error,
+    )
 
 
 def _state_space(env: ParallelEnv) -> gym.spaces.Box | None:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import tree
 
+from rllib_haml._typing import AgentID
 from rllib_haml.modules.team import TeamAction
 from rllib_haml.sampling.fragment import JointFragment
-from rllib_haml.sampling.vector_env import AgentID, TeamStep
+from rllib_haml.sampling.vector_env import TeamStep
 
 
 class Recorder:

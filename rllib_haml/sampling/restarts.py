@@ -28,7 +28,7 @@ class Restarts:
         self._failures: Counter[int | None] = Counter()
 
     def begin(self, metrics: MetricsLogger) -> None:
-        """A new batch is to be sampled; what was not logged, metrics would call NaN later."""
+        """Starts a batch. Logs zeros, since RLlib reports unlogged counters as NaN."""
         self._failures.clear()
         _log(metrics, failures=0, lost=0)
 

@@ -75,7 +75,9 @@ class ResumableEnvRunner(MultiAgentEnvRunner):
             return
         own = state.get(SAMPLER_STATE, {})
         if own.get("worker_index", 0) != (self.worker_index or 0):
-            own = {}  # of the env runner that stands in for all
+            # RLlib sends the local env runner's state to every runner; its sampler state belongs to that
+            # runner alone.
+            own = {}
         if not own:
             if not self._started and was_restarted():
                 self._begin_anew()

@@ -9,10 +9,10 @@ import gymnasium as gym
 import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.spaces import as_float32, box_state_space
 from rllib_haml.sampling.team_env import (
-    AgentID,
     TimeStep,
     check_declared,
     declared_agents,

@@ -13,12 +13,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.actions import sub_env_actions
 from rllib_haml.sampling.columns import ObsColumn
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.masks import ActionMasks
 from rllib_haml.sampling.outcomes import outcome_of
-from rllib_haml.sampling.team_env import AgentID, TeamEnv, TimeStep
+from rllib_haml.sampling.team_env import TeamEnv, TimeStep
 from rllib_haml.sampling.vector_env import TeamStep
 
 logger = logging.getLogger("rllib_haml")

@@ -55,6 +55,15 @@ def assemble(space: gym.Space, arrays: list[Any]) -> Any:
     return build(space)
 
 
+def zeros(space: gym.Space, *lead: int) -> Any:
+    """A tree of arrays (*lead, ...) of zeros, with the shapes and types of `space`."""
+    if isinstance(space, spaces.Dict):
+        return {key: zeros(sub, *lead) for key, sub in space.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(zeros(sub, *lead) for sub in space)
+    return np.zeros((*lead, *(space.shape or ())), space.dtype)
+
+
 def as_float32(space: gym.Space) -> gym.Space:
     """The same space with every real-valued box in float32."""
     if isinstance(space, spaces.Dict):

@@ -6,15 +6,14 @@ here, once, for the fast sampler and for RLlib's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
 
+from rllib_haml._typing import AgentID
 from rllib_haml.sampling.faults import EnvironmentFault
-
-AgentID = Hashable
 
 
 class TimeStep(NamedTuple):
@@ -22,10 +21,10 @@ class TimeStep(NamedTuple):
 
     Attributes:
         obs: Observations as the environment gave them.
-        acting: Who acts next, in declared order. After the last step of an episode: whose final
-            observation has a value, that is, everyone who has one, less those who terminated
-            themselves while the team was merely cut off by a time limit. The same object for as
-            long as the same agents act.
+        acting: Who acts next, in declared order. After the last step: the agents whose final
+            observation the critic reads to bootstrap, that is, everyone who has one, less those
+            who terminated themselves while the team was merely cut off by a time limit. The same
+            object for as long as the same agents act.
         rewards: Rewards as the environment gave them; empty after `reset`.
         terminated: The team's episode ended in a terminal state.
         truncated: It was cut by a time limit. Never both.
@@ -51,9 +50,24 @@ class TeamEnv(Protocol):
     state_space: gym.spaces.Box | None
     has_state: bool
 
-    def reset(self, seed: int | None) -> TimeStep: ...
+    def reset(self, seed: int | None) -> TimeStep:
+        """Begins an episode, also in the middle of one; `seed` None goes on with the random numbers.
 
-    def step(self, actions: dict[AgentID, Any]) -> TimeStep: ...
+        Raises:
+            EnvironmentFault: It returned something for an agent that it does not declare.
+        """
+        ...
+
+    def step(self, actions: dict[AgentID, Any]) -> TimeStep:
+        """Takes one joint step of an episode that is not over.
+
+        Args:
+            actions: Of exactly the agents that were `acting`, as their action spaces have them.
+
+        Raises:
+            EnvironmentFault: It returned something for an agent that it does not declare.
+        """
+        ...
 
     def state(self) -> np.ndarray | None:
         """The global state now, or None where the environment cannot tell it any more."""
@@ -63,7 +77,9 @@ class TeamEnv(Protocol):
         """All that `set_state` needs to continue the episode; only where `has_state`."""
         ...
 
-    def set_state(self, state: dict[str, Any]) -> None: ...
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues the episode that `get_state` was called in; only where `has_state`."""
+        ...
 
 
 def has_own_state(env: Any) -> bool:

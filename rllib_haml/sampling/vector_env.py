@@ -6,14 +6,14 @@ E: sub-environments, N: agents, n_i: actions of agent i. Rows are sub-environmen
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
 
-AgentID = Hashable
+from rllib_haml._typing import AgentID
 
 
 @dataclass

@@ -71,7 +71,7 @@ def test_several_learners_drop_the_same(ray_cluster: None) -> None:
 @pytest.mark.parametrize(
     "training, message",
     [
-        ({"adapt_rank": {"budget": 10}}, r"budget=10: one direction for each layer.* take \d+ numbers"),
+        ({"adapt_rank": {"budget": 10}}, r"budget=10: one direction for each layer.* take \d+ parameters"),
         ({"adapt_rank": {"rank": 2}}, "adapt_rank has no key 'rank'"),
         ({"adapt_rank": {}, "adapter_mode": "dense_delta"}, "trains no low-rank adapters: leave it out"),
     ],

@@ -11,7 +11,7 @@ from test_lorasa import AGENTS, STEPS, config
 
 from rllib_haml.cli.adapters import _adapters
 from rllib_haml.cli.report import report
-from rllib_haml.modules.adapter_audit import audit_adapters
+from rllib_haml.modules.adapter_drift import audit_adapters
 
 OF_TEAM = {"relative_norm", "stable_rank", "cosine", "divergence", "rank", "trainable", "stored_bytes"}
 

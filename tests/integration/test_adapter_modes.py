@@ -135,3 +135,14 @@ def test_what_moves_at_once_stays_at_once(ray_cluster: None, mode: Any, scheme: 
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match=r"adapter_mode='thawed': expected one of frozen, joint"):
         config(0, adapter_mode="thawed").validate()
+
+
+def test_nobody_is_to_move(ray_cluster: None) -> None:
+    """The critic alone learns."""
+    chosen = config(0, update_scheme="simultaneous").multi_agent(policies_to_train=[])
+    algo = chosen.build_algo()
+    start = weights(algo)
+    result = algo.train()
+    assert result["adapters_train"] == 1.0
+    assert moved(start, weights(algo)) == {"critic"}
+    algo.stop()

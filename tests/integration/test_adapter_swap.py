@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lora_teams import refactored
 from ray.rllib.core.columns import Columns
 from running_state import assert_same_everywhere
 from test_lorasa import STEPS, config, moved, weights
@@ -70,7 +71,7 @@ def test_an_adapter_of_a_lower_rank_fits(running: Any, tmp_path: Path) -> None:
     from rllib_haml.modules.adapter_files import export_adapter
     from rllib_haml.modules.lora_config import LoRAConfig
 
-    narrow = running.get_module("agent_1").refactored(LoRAConfig(r=1))
+    narrow = refactored(running.get_module("agent_1"), LoRAConfig(r=1))
     export_adapter(narrow, tmp_path)
     running.load_adapter("agent_2", tmp_path)
     found = running.get_module("agent_2").weights()
@@ -87,7 +88,7 @@ def test_what_does_not_fit_is_refused(running: Any, tmp_path: Path) -> None:
         running.save_adapter("agent_9", tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no adapter"):
         running.load_adapter("agent_0", tmp_path)
-    wide = running.get_module("agent_1").refactored(LoRAConfig(r=4))
+    wide = refactored(running.get_module("agent_1"), LoRAConfig(r=4))
     with torch.no_grad():
         for parameter in wide.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

@@ -89,7 +89,7 @@ def test_an_audit_tells_how_far_they_are_apart(trained: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["list", "nowhere"], "is no checkpoint of an algorithm"),
+        (["list", "nowhere"], "There is no checkpoint at"),
         (
             ["export", "CHECKPOINT", "x", "--agent", "agent_9"],
             "has no adapter 'agent_9'. Did you mean `agent_",

@@ -18,6 +18,7 @@ from ray.tune.registry import register_env
 from test_lorasa import weights
 
 from rllib_haml import LoRASA, LoRASAConfig
+from rllib_haml.checkpoints.read import CheckpointError
 
 OBS = {Columns.OBS: torch.rand(9, 4, generator=torch.Generator().manual_seed(0))}
 
@@ -199,9 +200,10 @@ def test_a_newcomer_with_narrower_spaces(former: Any) -> None:
         joined(former, narrow="cid", new_adapters="bob")
 
 
-def test_a_checkpoint_without_adapters(ray_cluster: None, tmp_path: Any) -> None:
-    with pytest.raises(ValueError, match="holds no adapters: expected the checkpoint of a LoRASA run"):
-        config(["ann"], adapters_checkpoint=str(tmp_path)).build_algo()
+def test_what_is_no_checkpoint_is_refused_by_its_key(ray_cluster: None, tmp_path: Any) -> None:
+    for key in ("adapters_checkpoint", "backbone_checkpoint"):
+        with pytest.raises(CheckpointError, match=f"{key}=.* is no checkpoint of an algorithm"):
+            config(["ann"], **{key: str(tmp_path)}).build_algo()
 
 
 @pytest.mark.parametrize(

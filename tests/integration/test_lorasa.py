@@ -128,8 +128,6 @@ def test_mappos_shared_policy_can_be_the_backbone(ray_cluster: None, tmp_path: P
     found = weights(algo)["backbone"]
     assert all(np.array_equal(found[key], value) for key, value in trained.items())
     algo.stop()
-    with pytest.raises(ValueError, match="holds no shared policy: expected the checkpoint of MAPPO"):
-        config(0, backbone_checkpoint=str(tmp_path)).build_algo()
     weights_file = next(Path(path).glob("learner_group/learner/rl_module/shared/module_state.*"))
     weights_file.write_bytes(weights_file.read_bytes()[:-1])
     for key in ("backbone_checkpoint", "adapters_checkpoint"):

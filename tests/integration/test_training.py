@@ -127,15 +127,30 @@ def test_episode_callbacks_bring_rllibs_env_runner_and_the_same_results(
 
 
 class MasksInInfos(ScriptedMultiAgentEnv):
-    """Tells its masks where RLlib's own env runner does not look."""
+    """Tells a mask, with a step's observations, where RLlib's own env runner does not look."""
+
+    def __init__(self, told_at: int, **script: Any):
+        super().__init__(**script)
+        self.told_at = told_at
 
     def reset(self, **kwargs: Any) -> Any:
+        self.steps = 0
         obs, _ = super().reset(**kwargs)
-        return obs, {"scout": {"action_mask": np.array([0, 1], np.int8)}}
+        return obs, self._mask()
+
+    def step(self, action_dict: Any) -> Any:
+        self.steps += 1
+        *rest, _ = super().step(action_dict)
+        return (*rest, self._mask())
+
+    def _mask(self) -> Any:
+        mask = {"scout": {"action_mask": np.array([0, 1], np.int8)}}
+        return mask if self.steps == self.told_at else {}
 
 
-def test_rllibs_env_runner_refuses_masks_that_it_would_not_obey(ray_cluster: Any) -> None:
-    config = small(HAPPOConfig()).callbacks(CountEpisodes)
+@pytest.mark.parametrize("told_at", [0, 3])
+def test_rllibs_env_runner_refuses_masks_that_it_would_not_obey(ray_cluster: Any, told_at: int) -> None:
+    config = small(HAPPOConfig(), told_at=told_at).callbacks(CountEpisodes)
     register_env("scripted", lambda env_config: MasksInInfos(**env_config))
     algo = config.build_algo()
     with pytest.raises(ValueError, match="'scout' has its action mask in infos"):

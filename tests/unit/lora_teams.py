@@ -45,7 +45,7 @@ def make_adapter(backbone: Actor, seed: int = 1, *, train_backbone: bool = False
 
 
 def learnt(backbone: Actor, seed: int = 1, **lora: Any) -> Adapter:
-    """An adapter whose every number has moved."""
+    """An adapter whose every parameter has moved."""
     adapter = make_adapter(backbone, seed, **lora)
     perturb(adapter, seed)
     return adapter
@@ -59,7 +59,7 @@ def perturb(module: torch.nn.Module, seed: int) -> None:
 
 
 def make_batch(actor: Any, rows: int = 6, seed: int = 2) -> dict[str, Any]:
-    """What the forwards take: rows, or sequences of 4 steps from a state for a module that remembers."""
+    """What the forwards take: rows, or sequences of 4 steps from a state for a recurrent module."""
     generator = torch.Generator().manual_seed(seed)
     state = actor.get_initial_state()
     lead = (rows, 4) if state else (rows,)
@@ -76,3 +76,16 @@ def make_batch(actor: Any, rows: int = 6, seed: int = 2) -> dict[str, Any]:
 def outputs(module: Actor | Adapter, batch: dict[str, Any]) -> torch.Tensor:
     """The parameters of the action distributions."""
     return module.forward_train(copy.copy(batch))[Columns.ACTION_DIST_INPUTS]
+
+
+def refactored(adapter: Adapter, config: LoRAConfig) -> Adapter:
+    """Its policy in factors of other ranks, as near as these allow."""
+    made = Adapter.over(
+        adapter.backbone,
+        config,
+        observation_space=adapter.observation_space,
+        action_space=adapter.action_space,
+        train_backbone=adapter.train_backbone,
+    )
+    made.lora.assign(adapter.lora.deltas())
+    return made

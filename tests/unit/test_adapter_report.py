@@ -17,7 +17,8 @@ from rllib_haml.learners import adapter_report
 from rllib_haml.learners.adapter_report import MAX_OBSERVATIONS, report_adapters
 from rllib_haml.learners.batch import ACTIVE
 from rllib_haml.modules.actor import ACTION_MASK
-from rllib_haml.modules.adapter_audit import audit_adapters
+from rllib_haml.modules.adapter_audit import audit_table
+from rllib_haml.modules.adapter_drift import audit_adapters
 
 STEPS = 40
 
@@ -123,9 +124,15 @@ def test_a_run_ends_with_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     results: Any = [result]
     report("x", results, "PATH", 0)
     output = capsys.readouterr().out
-    assert audit.table() in output
+    table = audit_table(audit.by_agent())
+    assert table in output
     assert "rllib adapters audit CHECKPOINT" in output
-    assert [line.split()[0] for line in audit.table().splitlines()] == ["agent", "a", "b", "new"]
+    assert [line.split()[0] for line in table.splitlines()] == [
+        "agent",
+        "a",
+        "b",
+        "new",
+    ]
     result.metrics = {"learners": {"a": {"policy_loss": 1.0}}}
     report("x", results, "PATH", 0)
     assert "adapters" not in capsys.readouterr().out, "control: agents without adapters"

@@ -121,7 +121,7 @@ def test_registered_names_of_others_are_found():
 @pytest.mark.parametrize(
     "name, words",
     [
-        ("mamujocco", "did you mean 'mamujoco'"),
+        ("mamujocco", "Did you mean 'mamujoco'"),
         ("no_such_module.thing:Env", "no_such_module"),
         ("fake_envs:ScriptedEnv", "no class or function 'ScriptedEnv'"),
         ("fake_envs:NAMES", "no class or function"),
@@ -184,7 +184,7 @@ def test_wrapped_environments_run_in_both_samplers():
     [
         ("black_death_v3", "one step late.*become inactive"),
         ("pad_action_space_v0", "without a mask.*own action spaces"),
-        ({"frame_stak_v1": 4}, "nearest is 'frame_stack_v1'"),
+        ({"frame_stak_v1": 4}, "Did you mean 'frame_stack_v1'"),
         ("concat_vec_envs_v1", "unknown SuperSuit wrapper"),
         ({"a": 1, "b": 2}, "expected a name or one"),
         ({"frame_stack_v1": "four"}, "cannot be applied"),

@@ -199,7 +199,7 @@ def test_the_fast_sampler_sees_who_has_a_choice() -> None:
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"plant": "workshp"}, "did you mean 'workshop'"),
+        ({"plant": "workshp"}, "Did you mean 'workshop'"),
         ({"plant": []}, "a plant is a list of jobs"),
         ({"plant": [[["saw", 0]]]}, "duration > 0"),
         ({"plant": [["saw", 3]]}, "a job a list of operations"),

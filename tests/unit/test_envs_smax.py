@@ -243,7 +243,7 @@ def test_it_is_an_rllib_environment_too() -> None:
 @pytest.mark.parametrize(
     "config, words",
     [
-        ({"scenario": "3mm"}, "did you mean '3m'.*smacv2_5_units"),
+        ({"scenario": "3mm"}, "Did you mean '3m'.*smacv2_5_units"),
         ({"action_type": "continuous"}, "discrete actions: leave it out"),
     ],
 )

@@ -144,7 +144,7 @@ def test_names(task: str) -> None:
     "make, task, near", [(make_rware, "tinny-2ag", "'tiny-2ag'"), (make_lbf, "8x8-2p-2f-cop", "2f-coop'")]
 )
 def test_unknown_tasks(make: Any, task: str, near: str) -> None:
-    with pytest.raises(ValueError, match=f"unknown task.*the nearest is.*{near}"):
+    with pytest.raises(ValueError, match=f"unknown task.*Did you mean.*{near}"):
         make(task)
 
 

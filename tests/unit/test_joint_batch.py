@@ -171,3 +171,18 @@ def test_only_fragments_are_taken() -> None:
     connector = JointBatchConnector(TEAM, "shared", "cpu", "arena")
     with pytest.raises(TypeError, match="got a dict"):
         connector(rl_module=None, batch={}, episodes=[{}])
+
+
+def test_masks_of_several_sizes_are_refused() -> None:
+    made = fragments(masked=MASKED)
+    made[2].action_mask["right"] = np.ones((len(made[2]) + 1, 5), bool)
+    with pytest.raises(ValueError, match=r"share a policy have several sizes: 3 \('.*'\), 5 \('right'\)"):
+        joined(made)
+
+
+def test_a_fragment_without_the_state_that_others_have_is_refused() -> None:
+    """Left out, its rows would be read off its neighbours'."""
+    made = fragments(state=True)
+    made[1] = dataclasses.replace(made[1], state=None, env_t=9)
+    with pytest.raises(ValueError, match=r"The fragment of episode 'e.' from step 9 on has no `state`"):
+        joined(made, WITH_STATE)

@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 import torch
 import tree
-from lora_teams import HEADS, NETWORKS, OBS, learnt, make_actor, make_adapter, make_batch, outputs, perturb
+from lora_teams import (
+    HEADS,
+    NETWORKS,
+    OBS,
+    learnt,
+    make_actor,
+    make_adapter,
+    make_batch,
+    outputs,
+    perturb,
+    refactored,
+)
 from ray import cloudpickle
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -168,7 +179,8 @@ def test_it_holds_its_own_tensors_only() -> None:
     assert names == {name for name, _ in adapter.named_parameters()}
     assert all(".lora_A." in name or ".lora_B." in name or "delta_" in name for name in names)
     assert backbone not in list(adapter.modules())
-    assert sum(x.size for x in adapter.get_state().values()) == sum(t.numbers for t in adapter.lora.targets)
+    stored = sum(x.size for x in adapter.get_state().values())
+    assert stored == sum(t.num_parameters for t in adapter.lora.targets)
 
 
 def test_copies_and_pickles_hold_no_backbone() -> None:
@@ -291,8 +303,8 @@ def test_peers_that_adapt_other_parameters() -> None:
 def test_refactoring_to_a_higher_rank_keeps_the_policy() -> None:
     backbone = make_actor("box", "gru")
     adapter, batch = learnt(backbone), make_batch(backbone)
-    wider = adapter.refactored(LoRAConfig(r=4, lora_alpha=1))
+    wider = refactored(adapter, LoRAConfig(r=4, lora_alpha=1))
     torch.testing.assert_close(outputs(wider, batch), outputs(adapter, batch), rtol=1e-4, atol=1e-5)
-    narrower = adapter.refactored(LoRAConfig(r=1, lora_alpha=1))
+    narrower = refactored(adapter, LoRAConfig(r=1, lora_alpha=1))
     assert (outputs(narrower, batch) - outputs(adapter, batch)).abs().max() > 1e-3
     assert narrower.model_config["lora"]["r"] == 1

@@ -131,9 +131,9 @@ def test_full_rank(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_a_dense_difference_takes_fewer_numbers_than_full_rank_factors() -> None:
+def test_a_dense_difference_takes_fewer_parameters_than_full_rank_factors() -> None:
     dense, factored = Target("a.weight", (3, 9)), Target("a.weight", (3, 9), 3)
-    assert (dense.numbers, factored.numbers) == (27, 36)
+    assert (dense.num_parameters, factored.num_parameters) == (27, 36)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lora_teams import learnt, make_actor, make_batch, outputs
+from lora_teams import learnt, make_actor, make_batch, outputs, refactored
 
 from rllib_haml.modules.adapter import Adapter
-from rllib_haml.modules.lora_rank import adapted_ranks, spectrum
+from rllib_haml.modules.lora_config import LoRAConfig
+from rllib_haml.modules.lora_rank import kept_ranks, spectrum, with_ranks
 
 
 def team(count: int = 2, **keys: Any) -> list[Adapter]:
@@ -31,8 +32,14 @@ def ranks(adapter: Adapter) -> dict[str, int]:
     return {t.name: t.rank for t in adapter.lora.targets if t.rank is not None}
 
 
+def adapted_ranks(adapters: list[Adapter], **limits: Any) -> list[LoRAConfig]:
+    """Each adapter's configuration with the ranks that it is to keep."""
+    kept = kept_ranks([adapter.lora for adapter in adapters], **limits)
+    return [with_ranks(a.lora.config, ranks) for a, ranks in zip(adapters, kept, strict=True)]
+
+
 def kept(configs: list[Any], adapters: list[Adapter]) -> list[dict[str, int]]:
-    return [ranks(a.refactored(config)) for a, config in zip(adapters, configs, strict=True)]
+    return [ranks(refactored(a, config)) for a, config in zip(adapters, configs, strict=True)]
 
 
 def test_the_spectrum_from_the_factors_is_that_of_the_product() -> None:
@@ -48,7 +55,7 @@ def test_the_spectrum_from_the_factors_is_that_of_the_product() -> None:
 @pytest.mark.parametrize("energy", [0.3, 0.8, 0.95, 1.0])
 def test_the_least_ranks_that_keep_the_energy(energy: float) -> None:
     adapters = team()
-    found = kept(adapted_ranks([a.lora for a in adapters], energy=energy), adapters)
+    found = kept(adapted_ranks(adapters, energy=energy), adapters)
     for adapter, chosen in zip(adapters, found, strict=True):
         for name, rank in chosen.items():
             share = np.cumsum(sizes(adapter)[name] ** 2) / np.sum(sizes(adapter)[name] ** 2)
@@ -60,8 +67,8 @@ def test_the_least_ranks_that_keep_the_energy(energy: float) -> None:
 
 def test_a_truncated_adapter_is_the_best_of_its_ranks() -> None:
     adapters = team()
-    for adapter, config in zip(adapters, adapted_ranks([a.lora for a in adapters], energy=0.7), strict=True):
-        smaller = adapter.refactored(config)
+    for adapter, config in zip(adapters, adapted_ranks(adapters, energy=0.7), strict=True):
+        smaller = refactored(adapter, config)
         for target, old in zip(smaller.lora.targets, adapter.lora.targets, strict=True):
             difference = smaller.lora.deltas()[target.name] - adapter.lora.deltas()[target.name]
             left = difference.detach().double().norm().item()
@@ -73,10 +80,10 @@ def test_a_truncated_adapter_is_the_best_of_its_ranks() -> None:
 
 def test_all_energy_changes_no_policy() -> None:
     (adapter,) = team(1)
-    (config,) = adapted_ranks([adapter.lora], energy=1.0)
+    (config,) = adapted_ranks([adapter], energy=1.0)
     batch = make_batch(adapter)
     torch.testing.assert_close(
-        outputs(adapter.refactored(config), batch), outputs(adapter, batch), rtol=1e-4, atol=1e-5
+        outputs(refactored(adapter, config), batch), outputs(adapter, batch), rtol=1e-4, atol=1e-5
     )
 
 
@@ -85,8 +92,8 @@ def test_a_budget_is_spent_where_it_keeps_most(directions: int) -> None:
     """By enumeration of all ranks of two layers of two agents. A direction of each takes 12 numbers."""
     adapters = team(target_modules=["network.4"], modules_to_save=["network.7"])
     adapters += team(target_modules=["network.4"], modules_to_save=["network.7"], lora_alpha=1)
-    dense = sum(t.numbers for a in adapters for t in a.lora.targets if t.rank is None)
-    configs = adapted_ranks([a.lora for a in adapters], energy=1.0, budget=dense + 12 * directions)
+    dense = sum(t.num_parameters for a in adapters for t in a.lora.targets if t.rank is None)
+    configs = adapted_ranks(adapters, energy=1.0, budget=dense + 12 * directions)
     chosen = [rank for found in kept(configs, adapters) for rank in found.values()]
     spectra = [sizes(a)["network.4.weight"][:4] ** 2 for a in adapters]
 
@@ -102,35 +109,35 @@ def test_a_budget_is_spent_where_it_keeps_most(directions: int) -> None:
 def test_a_budget_counts_the_trained_numbers_of_all_agents() -> None:
     """Layers of different widths, where a direction that is too dear is left for a cheaper one."""
     adapters = team(3)
-    minimum = sum(sum(t.shape) if t.rank else t.numbers for a in adapters for t in a.lora.targets)
+    minimum = sum(sum(t.shape) if t.rank else t.num_parameters for a in adapters for t in a.lora.targets)
     for budget in (minimum, minimum + 20, minimum + 57, 10**6):
-        configs = adapted_ranks([a.lora for a in adapters], energy=1.0, budget=budget)
+        configs = adapted_ranks(adapters, energy=1.0, budget=budget)
         spent = sum(
-            p.numel() for a, c in zip(adapters, configs, strict=True) for p in a.refactored(c).parameters()
+            p.numel() for a, c in zip(adapters, configs, strict=True) for p in refactored(a, c).parameters()
         )
         assert spent <= budget
         assert spent > budget - 11 or budget == 10**6
-    with pytest.raises(ValueError, match=rf"budget={minimum - 1}: .* take {minimum} numbers"):
-        adapted_ranks([a.lora for a in adapters], energy=1.0, budget=minimum - 1)
+    with pytest.raises(ValueError, match=rf"budget={minimum - 1}: .* take {minimum} parameters"):
+        adapted_ranks(adapters, energy=1.0, budget=minimum - 1)
 
 
 def test_ranks_adapt_again() -> None:
     (adapter,) = team(1, rank_pattern={"network.1": 3}, alpha_pattern={"1": 6.0})
-    (first,) = adapted_ranks([adapter.lora], energy=0.9)
-    once = adapter.refactored(first)
-    (second,) = adapted_ranks([once.lora], energy=0.01)
-    assert set(ranks(once.refactored(second)).values()) == {1}
+    (first,) = adapted_ranks([adapter], energy=0.9)
+    once = refactored(adapter, first)
+    (second,) = adapted_ranks([once], energy=0.01)
+    assert set(ranks(refactored(once, second)).values()) == {1}
     assert set(ranks(once).values()) != {1}
 
 
 def test_a_difference_of_zero_keeps_one_direction() -> None:
     (adapter,) = team(1)
     adapter.start_from("zero")
-    (config,) = adapted_ranks([adapter.lora], energy=0.9)
-    assert set(ranks(adapter.refactored(config)).values()) == {1}
+    (config,) = adapted_ranks([adapter], energy=0.9)
+    assert set(ranks(refactored(adapter, config)).values()) == {1}
 
 
 @pytest.mark.parametrize("energy", [0.0, -1.0, 1.1])
 def test_energy_is_a_share(energy: float) -> None:
     with pytest.raises(ValueError, match=rf"energy={energy}: expected a share"):
-        adapted_ranks([a.lora for a in team(1)], energy=energy)
+        adapted_ranks(team(1), energy=energy)

@@ -87,7 +87,7 @@ SETTINGS = {
 }
 
 ENV_CONFIGS = {
-    "{game: climb}": ["unknown game 'climb'", "did you mean 'climbing'?"],
+    "{game: climb}": ["unknown game 'climb'", "Did you mean 'climbing'?"],
     "{payoffs: [[1], [1, 2]]}": ["payoffs=[[1], [1, 2]]", "lists of equal lengths", "[[1, 0], [0, 2]]"],
     "{payoffs: x}": ["payoffs='x'", "numbers in nested lists", "[[1, 0], [0, 2]]"],
 }
@@ -170,7 +170,7 @@ FLAGS = [
     (["evaluate", "run/checkpoint_000003", "--episodes", "0"], ["--episodes", "0 is not in the range x>=1"]),
     (["evaluate", "run/checkpoint_000003", "--render", "a_file"], ["--render", "Name a directory"]),
     (["adapters", "list", "run/checkpoint_000003"], ["has no adapters", "`rllib train --run LoRASA`"]),
-    (["adapters", "list", "nowhere"], ["nowhere", "no learner_group"]),
+    (["adapters", "list", "nowhere"], ["There is no checkpoint at", "nowhere"]),
     (["example", "get", "nosuch"], ["nosuch", "no such example", "Valid:"]),
 ]
 

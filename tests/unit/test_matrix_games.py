@@ -22,13 +22,13 @@ def play(env, *actions):
 @pytest.mark.parametrize("n", [2, 4, 6])
 def test_sharing_trap(n):
     game = make_matrix_game("sharing_trap", n=n)
-    payoffs = [game.payoffs[a] for a in game.joint_actions()]
+    payoffs = [game.payoffs[a] for a in np.ndindex(game.payoffs.shape)]
     assert len(payoffs) == 2**n
     assert sum(payoffs) == 2
     assert max(payoffs) == 1
     # The best that one policy for all can earn: at p = 1/2.
     shared = [
-        sum(game.payoffs[a] * p ** sum(a) * (1 - p) ** (n - sum(a)) for a in game.joint_actions())
+        sum(game.payoffs[a] * p ** sum(a) * (1 - p) ** (n - sum(a)) for a in np.ndindex(game.payoffs.shape))
         for p in np.linspace(0, 1, 101)
     ]
     assert max(shared) == pytest.approx(2.0 ** (1 - n))
@@ -82,7 +82,7 @@ def test_own_payoffs_of_any_shape():
     [
         (make_matrix_game, {}, "payoffs or game.*climbing"),
         (make_matrix_game, {"game": "climbing", "payoffs": [[1]]}, "either"),
-        (make_matrix_game, {"game": "climing"}, "did you mean 'climbing'"),
+        (make_matrix_game, {"game": "climing"}, "Did you mean 'climbing'"),
         (make_differential_game, {"game": "gausian"}, "gaussian_product"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import gymnasium as gym
@@ -222,7 +223,7 @@ def test_model_config_is_strict() -> None:
             ModelConfig(initial_std=wrong)
     assert ModelConfig(initial_std=0.6, std_parametrisation="exp").initial_std == 0.6
     config = ModelConfig(fcnet_hiddens=[3], head_gain=0.1)
-    assert ModelConfig.from_dict(config.to_dict()) == config
+    assert ModelConfig.from_dict(asdict(config)) == config
 
 
 def actor(obs: gym.Space, action: gym.Space, **model_config: Any) -> Actor:

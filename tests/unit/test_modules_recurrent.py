@@ -221,6 +221,19 @@ def test_a_stack_of_actors_remembers_as_each_of_them(kind: str, name: str, norm:
         states = action.state
 
 
+def test_memories_with_and_without_a_norm_are_no_one_stack() -> None:
+    """They differ in nothing else: without hidden layers, no other norm is there."""
+    specs = {
+        agent: RLModuleSpec(
+            Actor, BOX, BOX, model_config={"use_gru": True, "fcnet_hiddens": [], "hidden_layer_norm": norm}
+        )
+        for agent, norm in (("a", True), ("b", False), ("c", True))
+    }
+    team: Any = MultiRLModuleSpec(multi_rl_module_class=TeamModule, rl_module_specs=specs).build()
+    team.refresh({agent: agent for agent in specs})
+    assert [stack.agents for stack in team._stacks] == [("a", "c"), ("b",)]
+
+
 def tensors(value: Any) -> Any:
     return tree.map_structure(torch.as_tensor, value)
 

@@ -14,7 +14,7 @@ from lora_teams import learnt, make_actor, make_adapter, make_batch, outputs
 from rllib_haml.learners import rank_adaptation
 from rllib_haml.learners.rank_adaptation import RankAdaptation
 from rllib_haml.modules.adapter import Adapter
-from rllib_haml.modules.adapter_audit import audit_adapters
+from rllib_haml.modules.adapter_drift import audit_adapters
 from rllib_haml.modules.adapter_files import export_adapter, import_adapter
 from rllib_haml.modules.adapter_fit import trimmed
 
@@ -120,14 +120,14 @@ def test_moments_of_what_was_turned_are_forgotten_and_no_others() -> None:
 def test_the_budget_of_all_agents_together(over: int) -> None:
     backbone = make_actor()
     team = {name: learnt(backbone, seed, r=4) for seed, name in enumerate("abc")}
-    least = sum(sum(t.shape) if t.rank else t.numbers for x in team.values() for t in x.lora.targets)
-    everything = sum(t.numbers for x in team.values() for t in x.lora.targets)
+    least = sum(sum(t.shape) if t.rank else t.num_parameters for x in team.values() for t in x.lora.targets)
+    everything = sum(t.num_parameters for x in team.values() for t in x.lora.targets)
     apply(RankAdaptation(energy=1.0, budget=least + over), **team)
-    numbers = sum(x.lora.live_numbers() for x in team.values())
+    numbers = sum(x.lora.num_live_parameters() for x in team.values())
     assert least <= numbers <= least + over
     assert over == 0 or numbers > least
     assert (numbers < everything) == (least + over < everything)
-    with pytest.raises(ValueError, match=f"take {least} numbers"):
+    with pytest.raises(ValueError, match=f"take {least} parameters"):
         RankAdaptation(budget=least - 1).check(team)
 
 

@@ -183,7 +183,7 @@ def test_rows_are_reset_alone_and_ended_ones_wait(kind):
     assert vec.episode_steps.tolist() == [3, 1]
 
 
-def test_global_state_and_one_that_is_gone_at_the_end():
+def test_global_state_and_one_that_is_gone_at_the_end(caplog):
     class Fragile(ScriptedParallelEnv):
         def state(self):
             if not self.agents:
@@ -193,6 +193,7 @@ def test_global_state_and_one_that_is_gone_at_the_end():
     vec = run(Fragile, length=3, deaths={"carrier": 2})
     states = [out.state[0].tolist() for out in steps_until_end(vec)]
     assert states == [[0, 1, 3], [0, 2, 2], [0, 2, 2]]
+    assert caplog.text.count("Fragile.state() raises AttributeError after the last step") == 1
     assert run(ScriptedMultiAgentEnv).reset([], []).state is None
 
 
