@@ -66,6 +66,8 @@ class RLlibTeam:
         check_declared(self._declared, rewards, "a reward")
         check_declared(self._flagged, terminateds, "a terminated flag")
         check_declared(self._flagged, truncateds, "a truncated flag")
+        if _EVERYONE not in terminateds and _EVERYONE not in truncateds:
+            self._demand_flags({*terminateds, *truncateds})
         self._seen.update(obs)
         for flags in (terminateds, truncateds):
             self._done.update(agent for agent, flag in flags.items() if flag)
@@ -98,6 +100,14 @@ class RLlibTeam:
         if present != self._acting:
             self._acting = present
         return self._acting
+
+    def _demand_flags(self, flagged: Collection[AgentID]) -> None:
+        """Without `__all__`, whoever is not told about would be taken for one who goes on, for ever."""
+        if not self._seen <= self._done.union(flagged):
+            raise EnvironmentFault(
+                "step() gave no end flag: neither '__all__' nor one for every agent in terminateds or "
+                "truncateds; write {'__all__': False}"
+            )
 
     def _team_end(
         self,

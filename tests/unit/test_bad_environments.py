@@ -143,6 +143,46 @@ def test_a_time_limit_without_a_last_observation():
         one_step("truncated")
 
 
+class Flagging(ScriptedMultiAgentEnv):
+    """Says how an episode stands by `flags`, agent by agent, and never by `__all__`."""
+
+    flags = staticmethod(lambda env: {})
+
+    def step(self, action_dict):
+        obs, rewards, _, _, infos = super().step(action_dict)
+        return obs, rewards, self.flags(self), {}, infos
+
+
+@pytest.mark.parametrize("flagged", [[], ["scout"]])
+def test_a_step_that_never_says_whether_the_episode_ends(flagged):
+    class Silent(Flagging):
+        flags = staticmethod(lambda env: dict.fromkeys(flagged, False))
+
+    fault = fault_of(Silent)
+    assert fault.step == 1
+    assert "neither '__all__' nor one for every agent" in str(fault)
+    assert "write {'__all__': False}" in str(fault)
+
+
+def test_control_flags_of_all_agents_need_no_all():
+    class PettingZoos(Flagging):
+        flags = staticmethod(lambda env: dict.fromkeys(env.agents, env.time == 3))
+
+    play(PettingZoos)
+
+
+def test_control_who_is_done_needs_no_further_flag():
+    class Dying(Flagging):
+        flags = staticmethod(
+            lambda env: (
+                dict.fromkeys([*env.agents, *env._dead_now()], False)
+                | {agent: True for agent in env._dead_now()}
+            )
+        )
+
+    play(Dying, deaths={"carrier": 2})
+
+
 @pytest.mark.parametrize("reward", ["much", [1.0, 2.0]])
 def test_a_reward_that_is_no_number(reward):
     class Odd(ScriptedMultiAgentEnv):
