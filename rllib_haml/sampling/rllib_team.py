@@ -12,12 +12,15 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.spaces import as_float32, box_state_space
 from rllib_haml.sampling.team_env import (
+    RESET,
+    STEP,
     AgentID,
     TimeStep,
     check_declared,
     declared_agents,
     declared_space,
     has_own_state,
+    unpacked,
 )
 
 _EVERYONE = "__all__"
@@ -53,7 +56,7 @@ class RLlibTeam:
         self._done: set[AgentID] = set()
 
     def reset(self, seed: int | None) -> TimeStep:
-        obs, infos = self.env.reset(seed=seed)
+        obs, infos = unpacked("reset", RESET, self.env.reset(seed=seed))
         check_declared(self._declared, obs, "an observation")
         if not obs:
             raise EnvironmentFault("reset returned no observation, so nobody acts")
@@ -61,7 +64,9 @@ class RLlibTeam:
         return TimeStep(obs, self._present(obs), {}, False, False, infos or {})
 
     def step(self, actions: dict[AgentID, Any]) -> TimeStep:
-        obs, rewards, terminateds, truncateds, infos = self.env.step(actions)
+        returned = unpacked("step", STEP, self.env.step(actions))
+        obs, rewards, terminateds, truncateds, infos = returned
+        infos = infos or {}
         check_declared(self._declared, obs, "an observation")
         check_declared(self._declared, rewards, "a reward")
         check_declared(self._flagged, terminateds, "a terminated flag")

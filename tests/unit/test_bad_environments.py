@@ -183,7 +183,7 @@ def test_control_who_is_done_needs_no_further_flag():
     play(Dying, deaths={"carrier": 2})
 
 
-@pytest.mark.parametrize("reward", ["much", [1.0, 2.0]])
+@pytest.mark.parametrize("reward", ["much", "1.5", b"2", None, [1.0, 2.0]])
 def test_a_reward_that_is_no_number(reward):
     class Odd(ScriptedMultiAgentEnv):
         def step(self, action_dict):
@@ -220,6 +220,47 @@ def test_finite_check_of_trees_and_state():
     assert caught.value.sub_env == 1
     with pytest.raises(EnvironmentFault, match=r"state\[1\] is nan"):
         check_finite(step(1.0, np.array([[0, np.nan], [0, 0]])), ["a"])
+
+
+RETURNED = {
+    "observations only": ("reset", lambda good: good[0], "a dict of 3, must return (observations, infos)"),
+    "nothing by reset": ("reset", lambda good: None, "None, must return (observations, infos)"),
+    "infos in a list": ("reset", lambda good: (good[0], []), "[] as infos, expected a dict with an entry"),
+    "nothing": ("step", lambda good: None, "None, expected (observations, rewards, term"),
+    "gym's old step": ("step", lambda good: good[:4], "a tuple of 4, expected (observations, rewards, term"),
+    "one flag": ("step", lambda good: (*good[:2], True, *good[3:]), "True as terminateds, expected a dict"),
+    "one reward": ("step", lambda good: (good[0], 1.0, *good[2:]), "1.0 as rewards, expected a dict"),
+}
+
+
+@pytest.mark.parametrize("what", RETURNED)
+def test_what_is_returned_has_the_parts_that_are_expected(what):
+    method, spoil, words = RETURNED[what]
+
+    class Malformed(ScriptedMultiAgentEnv):
+        def reset(self, **kwargs):
+            good = super().reset(**kwargs)
+            return spoil(good) if method == "reset" else good
+
+        def step(self, action_dict):
+            good = super().step(action_dict)
+            return spoil(good) if method == "step" else good
+
+    fault = fault_of(Malformed)
+    assert f"{method}() returned {words}" in str(fault)
+    assert fault.method == method
+    assert "raised" not in str(fault)
+
+
+def test_control_a_list_and_no_infos_are_well_formed():
+    class Terse(ScriptedMultiAgentEnv):
+        def reset(self, **kwargs):
+            return super().reset(**kwargs)[0], None
+
+        def step(self, action_dict):
+            return [*super().step(action_dict)[:4], None]
+
+    play(Terse, length=3)
 
 
 class TurnBased(AECEnv):
