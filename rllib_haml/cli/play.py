@@ -17,7 +17,7 @@ import rllib_haml
 from rllib_haml.algorithms.haml_config import HAMLConfig
 from rllib_haml.checkpoints.read import CheckpointError, check_any
 from rllib_haml.cli.logs import silence_ray
-from rllib_haml.cli.render import Recorder, recording, refusal
+from rllib_haml.cli.render import Recorder, recording, unrendered
 from rllib_haml.config.errors import ConfigError, Problem
 from rllib_haml.config.names import NameProblem, check_environment
 from rllib_haml.sampling.from_episodes import as_fragments
@@ -69,7 +69,7 @@ def _build(checkpoint: Path, config: AlgorithmConfig, rendering: bool) -> Algori
     except Exception as error:
         if rendering:
             # Graphics that are not installed show when the environment is made.
-            raise refusal(f"the environment cannot be made for rendering: {error!r}.") from error
+            raise unrendered("the environment cannot be made for rendering", error) from error
         raise
 
 
