@@ -20,7 +20,7 @@ from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
 
 from rllib_haml._typing import NotProvided
-from rllib_haml.envs.registry import resolve_env
+from rllib_haml.envs.registry import registered_envs, resolve_env
 from rllib_haml.learners.batch import JointBatchConnector, state_images, state_size
 from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.critic import CRITIC, IMAGES, Critic
@@ -29,6 +29,7 @@ from rllib_haml.modules.heads import make_head
 from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.team import TeamModule
 from rllib_haml.sampling.make_vector import make_vector_team_env
+from rllib_haml.sampling.no_team import single_agent
 from rllib_haml.sampling.team import AgentID, Team, TeamReward
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ class TeamConfig(PPOConfig):
         """
         if self.team is not None and self._team_key == self._make_team_key():
             return self.team
+        if self.env in gym.registry and self.env not in registered_envs():
+            raise ValueError(f"environment {self.env!r} is gymnasium's. {single_agent(repr(self.env))}")
         creator = resolve_env(self.env)
         env = make_vector_team_env(partial(creator, EnvContext(self.env_config, worker_index=0)), 1)
         try:

@@ -275,7 +275,7 @@ class Alone(gym.Env):
     "made, words",
     [
         (TurnBased, "turn-based.*aec_to_parallel"),
-        (Alone, "one agent.*make_multi_agent"),
+        (Alone, "single-agent: use `--run PPO`.*make_multi_agent"),
         (lambda: ScriptedParallelEnv, r"a class, not an instance.*ScriptedParallelEnv\(\)"),
         (dict, "got dict.*possible_agents"),
     ],
