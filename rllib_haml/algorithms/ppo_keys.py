@@ -21,7 +21,6 @@ SAME = frozenset(
     {
         "gamma",
         "lambda_",
-        "lr",
         "clip_param",
         "entropy_coeff",
         "grad_clip",
@@ -32,6 +31,7 @@ SAME = frozenset(
 )
 
 OWN_MEANING: dict[str, str] = {
+    "lr": "the policies'; the critic has `critic_lr`",
     "num_epochs": "passes of each policy's own step over the batch; the critic has `critic_num_epochs`",
     "minibatch_size": (
         "joint steps (not agent steps) of a minibatch over all learners; null, the default, is the whole "

@@ -20,7 +20,8 @@ from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
 
 from rllib_haml._typing import AgentID, NotProvided
-from rllib_haml.envs.registry import resolve_env
+from rllib_haml.algorithms.training_keys import refuse_unknown
+from rllib_haml.envs.registry import registered_envs, resolve_env
 from rllib_haml.learners.batch import JointBatchConnector, state_images, state_size
 from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.critic import CRITIC, IMAGES, Critic
@@ -29,6 +30,7 @@ from rllib_haml.modules.heads import make_head
 from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.team import TeamModule
 from rllib_haml.sampling.make_vector import make_vector_team_env
+from rllib_haml.sampling.no_team import single_agent
 from rllib_haml.sampling.team import Team, TeamReward
 
 if TYPE_CHECKING:
@@ -79,6 +81,15 @@ class TeamConfig(PPOConfig):
         self._derived_policies: set[str] = set()
         self._derived_mapping: Callable[..., str] | None = None
 
+    def training(self, **kwargs: Any) -> Self:
+        """Sets the training configuration; see the algorithm's own `training`.
+
+        Raises:
+            TypeError: There is no such key; it names the nearest.
+        """
+        refuse_unknown(type(self), kwargs)
+        return super().training(**kwargs)
+
     def fault_tolerance(self, *, env_step_timeout_s: float | None = NotProvided, **kwargs: Any) -> Self:
         """Sets what happens when something fails; other keys are RLlib's.
 
@@ -90,6 +101,19 @@ class TeamConfig(PPOConfig):
         if env_step_timeout_s is not NotProvided:
             self.env_step_timeout_s = env_step_timeout_s
         return self
+
+    @override(PPOConfig)
+    def validate(self) -> None:
+        old = [
+            f"{key}=False"
+            for key in ("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2")
+            if not getattr(self, key)
+        ]
+        if old:
+            raise ValueError(
+                f"there is only RLlib's new API stack here: remove `.api_stack({', '.join(old)})`."
+            )
+        super().validate()
 
     @property
     def is_multi_agent(self) -> bool:
@@ -128,6 +152,8 @@ class TeamConfig(PPOConfig):
         """
         if self.team is not None and self._team_key == self._make_team_key():
             return self.team
+        if isinstance(self.env, str) and self.env in gym.registry and self.env not in registered_envs():
+            raise ValueError(f"environment {self.env!r} is gymnasium's. {single_agent(repr(self.env))}")
         context = EnvContext(self.env_config, worker_index=0)
         env = make_vector_team_env(partial(self.env_creator(), context), 1)
         try:

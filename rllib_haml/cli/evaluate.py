@@ -16,11 +16,20 @@ Examples:
   rllib evaluate ~/ray_results/my_experiment/HAPPO_mamujoco_.../checkpoint_000010
   rllib evaluate CHECKPOINT --episodes 100
   rllib evaluate CHECKPOINT --episodes 2 --render videos/    (one GIF per episode)
+  MUJOCO_GL=egl rllib evaluate CHECKPOINT --render videos/   (MuJoCo without a display; or osmesa)
 """
 )
 @CHECKPOINT
 @click.option("--episodes", type=click.IntRange(min=1), default=10, show_default=True)
-@click.option("--render", metavar="DIR", help="Write one GIF per episode into DIR.")
+@click.option(
+    "--render",
+    metavar="DIR",
+    help=(
+        "Write one GIF per episode into DIR. The environment's `render()` must return a uint8 array "
+        "(height, width, 3); it gets `render_mode: rgb_array` in its config. MuJoCo without a display "
+        "needs MUJOCO_GL=egl (or osmesa) before the command."
+    ),
+)
 @click.option("-v", "verbosity", count=True, help="Show Ray's logs.")
 def evaluate(checkpoint: Path, episodes: int, render: str | None, verbosity: int) -> None:
     """Play a checkpoint without exploration; print mean and spread over the episodes."""

@@ -17,9 +17,9 @@ import rllib_haml
 from rllib_haml.algorithms.haml_config import HAMLConfig
 from rllib_haml.checkpoints.read import CheckpointError, check_any
 from rllib_haml.cli.logs import silence_ray
-from rllib_haml.cli.render import Recorder, recording, refusal
+from rllib_haml.cli.render import Recorder, recording, unrendered
 from rllib_haml.config.errors import ConfigError, Problem
-from rllib_haml.config.names import check_environment
+from rllib_haml.config.names import NameProblem, check_environment
 from rllib_haml.sampling.from_episodes import as_fragments
 from rllib_haml.sampling.metrics import rewards_of
 
@@ -69,7 +69,7 @@ def _build(checkpoint: Path, config: AlgorithmConfig, rendering: bool) -> Algori
     except Exception as error:
         if rendering:
             # Graphics that are not installed show when the environment is made.
-            raise refusal(f"the environment cannot be made for rendering: {error!r}.") from error
+            raise unrendered("the environment cannot be made for rendering", error) from error
         raise
 
 
@@ -94,6 +94,15 @@ def _played(samples: list[Any], config: Any) -> Episode:
     return Episode(float(sum(r.sum() for r in rewards)), sum(map(len, rewards)), outcome)
 
 
+def _elsewhere(checkpoint: Path, text: str) -> ConfigError:
+    """What is needed to play was found where training ran, and is not found from here."""
+    way_out = (
+        "Go (`cd`) to the directory in which its module lies, or name that: "
+        "`PYTHONPATH=DIR rllib evaluate CHECKPOINT`."
+    )
+    return ConfigError([Problem("rllib evaluate", str(checkpoint), f"{text} {way_out}")])
+
+
 def _config_for_playing(checkpoint: Path) -> AlgorithmConfig:
     """The checkpoint's config, shrunk to one environment in this process and to no learner GPU."""
     try:
@@ -101,6 +110,8 @@ def _config_for_playing(checkpoint: Path) -> AlgorithmConfig:
         made_of = pickle.loads((checkpoint / "class_and_ctor_args.pkl").read_bytes())
     except (CheckpointError, FileNotFoundError) as error:
         raise ConfigError([Problem("rllib evaluate", "", str(error))]) from error
+    except ModuleNotFoundError as error:
+        raise _elsewhere(checkpoint, f"cannot be read: {error}.") from error
     except (pickle.UnpicklingError, AttributeError, ImportError, EOFError) as error:
         text = f"cannot be read: {error}. Is it whole, and is all the code here that made it?"
         raise ConfigError([Problem("rllib evaluate", str(checkpoint), text)]) from error
@@ -110,7 +121,10 @@ def _config_for_playing(checkpoint: Path) -> AlgorithmConfig:
     else:
         config = made_of["class"].get_default_config().update_from_dict(given)
     if isinstance(config.env, str):
-        check_environment(config.env)
+        try:
+            check_environment(config.env)
+        except NameProblem as problem:
+            raise _elsewhere(checkpoint, f"needs the environment {problem}") from problem
     return (
         config.env_runners(num_env_runners=0, num_envs_per_env_runner=1)
         .learners(num_learners=0, num_gpus_per_learner=0)

@@ -49,6 +49,12 @@ _ENV_RUNNERS = (
 # Learner metrics are the algorithm's own and many; what is known is that they stand under a module.
 _OPEN = ("learners/*/*", "timers/*", "fault_tolerance/*", "perf/*")
 
+# What people call the number of env steps, and what is never meant: Tune's clock, not a count of steps.
+_MEANT: dict[str, str] = dict.fromkeys(
+    ("timesteps", "steps", "env_steps", "total_env_steps", "num_env_steps"), "num_env_steps_sampled_lifetime"
+)
+_NEVER_MEANT = "timestamp"
+
 # Under the names of RLlib's old API stack, where it reported the same number.
 _RENAMED = {
     "episode_reward_mean": "env_runners/episode_return_mean",
@@ -119,5 +125,7 @@ def _unknown(name: str, where: KeyPath, document: Document, known: list[str], ma
     if may_be_custom and not meant:
         logger.warning("stop: `%s` is none of RLlib's metrics; do the callbacks log it?", name)
         return
-    hint = f"Did you mean `{meant}`?" if meant else did_you_mean(name, [*_RENAMED, *known])
+    meant = meant or _MEANT.get(name.rpartition("/")[2])
+    options = {*_RENAMED, *known} - {_NEVER_MEANT}
+    hint = f"Did you mean `{meant}`?" if meant else did_you_mean(name, options)
     document.error(where, f"no result has this metric, the run would never stop. {hint}")

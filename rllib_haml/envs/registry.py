@@ -15,6 +15,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
 from rllib_haml.envs.wrappers import wrap
 from rllib_haml.nearest import did_you_mean, nearest
 from rllib_haml.sampling.faults import EnvironmentFault
+from rllib_haml.sampling.no_team import way_out
 from rllib_haml.sampling.parallel_team_env import ParallelTeamEnv
 
 Creator = Callable[[Mapping[str, Any]], MultiAgentEnv]
@@ -183,7 +184,7 @@ def _finish(path: str, made: Any, wrappers: Any) -> MultiAgentEnv:
     if not isinstance(made, MultiAgentEnv):
         raise TypeError(
             f"environment {path} made a {type(made).__name__}; expected an RLlib MultiAgentEnv or "
-            "a PettingZoo ParallelEnv"
+            f"a PettingZoo ParallelEnv. {way_out(made)}"
         )
     if wrappers:
         raise ValueError(

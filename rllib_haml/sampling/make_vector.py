@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
-from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo import ParallelEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv, PettingZooEnv
 
+from rllib_haml.sampling.no_team import way_out
 from rllib_haml.sampling.parallel_team_env import ParallelTeamEnv
 from rllib_haml.sampling.pettingzoo_team import PettingZooTeam
 from rllib_haml.sampling.rllib_team import RLlibTeam
@@ -66,23 +66,7 @@ def as_team_env(env: Any) -> TeamEnv:
 
 def _unsupported(env: Any) -> str:
     given = f"{env!r} (a class, not an instance)" if isinstance(env, type) else type(env).__name__
-    message = (
-        f"expected an RLlib MultiAgentEnv or a PettingZoo ParallelEnv, whose agents act at the "
-        f"same time, but got {given}. "
-    )
-    if isinstance(env, type):
-        return message + f"Return an instance from the environment's creator: {env.__name__}()."
-    if isinstance(env, (AECEnv, PettingZooEnv)):
-        return message + (
-            "It is turn-based. If its agents really act at once, convert it: "
-            "pettingzoo.utils.conversions.aec_to_parallel(env)."
-        )
-    if isinstance(env, gym.Env):
-        return message + (
-            "It has one agent. To train it as a team of one, wrap its creator: "
-            "ray.rllib.env.multi_agent_env.make_multi_agent(creator)."
-        )
-    return message + (
-        "Write a class with possible_agents, observation_spaces, action_spaces, reset() and step() "
-        "that derives from ray.rllib.env.multi_agent_env.MultiAgentEnv."
+    return (
+        "expected an RLlib MultiAgentEnv or a PettingZoo ParallelEnv, whose agents act at the same time, "
+        f"but got {given}. {way_out(env)}"
     )

@@ -13,11 +13,14 @@ from rllib_haml._typing import AgentID
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.spaces import as_float32, box_state_space
 from rllib_haml.sampling.team_env import (
+    RESET,
+    STEP,
     TimeStep,
     check_declared,
     declared_agents,
     declared_space,
     has_own_state,
+    unpacked,
 )
 
 _EVERYONE = "__all__"
@@ -53,7 +56,7 @@ class RLlibTeam:
         self._done: set[AgentID] = set()
 
     def reset(self, seed: int | None) -> TimeStep:
-        obs, infos = self.env.reset(seed=seed)
+        obs, infos = unpacked("reset", RESET, self.env.reset(seed=seed))
         check_declared(self._declared, obs, "an observation")
         if not obs:
             raise EnvironmentFault("reset returned no observation, so nobody acts")
@@ -61,11 +64,15 @@ class RLlibTeam:
         return TimeStep(obs, self._present(obs), {}, False, False, infos or {})
 
     def step(self, actions: dict[AgentID, Any]) -> TimeStep:
-        obs, rewards, terminateds, truncateds, infos = self.env.step(actions)
+        returned = unpacked("step", STEP, self.env.step(actions))
+        obs, rewards, terminateds, truncateds, infos = returned
+        infos = infos or {}
         check_declared(self._declared, obs, "an observation")
         check_declared(self._declared, rewards, "a reward")
         check_declared(self._flagged, terminateds, "a terminated flag")
         check_declared(self._flagged, truncateds, "a truncated flag")
+        if _EVERYONE not in terminateds and _EVERYONE not in truncateds:
+            self._demand_flags({*terminateds, *truncateds})
         self._seen.update(obs)
         for flags in (terminateds, truncateds):
             self._done.update(agent for agent, flag in flags.items() if flag)
@@ -98,6 +105,14 @@ class RLlibTeam:
         if present != self._acting:
             self._acting = present
         return self._acting
+
+    def _demand_flags(self, flagged: Collection[AgentID]) -> None:
+        """Without `__all__`, whoever is not told about would be taken for one who goes on, for ever."""
+        if not self._seen <= self._done.union(flagged):
+            raise EnvironmentFault(
+                "step() gave no end flag: neither '__all__' nor one for every agent in terminateds or "
+                "truncateds; write {'__all__': False}"
+            )
 
     def _team_end(
         self,

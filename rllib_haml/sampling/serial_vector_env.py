@@ -19,6 +19,7 @@ from rllib_haml.sampling.columns import ObsColumn
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.masks import ActionMasks
 from rllib_haml.sampling.outcomes import outcome_of
+from rllib_haml.sampling.rewards import reward_row
 from rllib_haml.sampling.team_env import TeamEnv, TimeStep
 from rllib_haml.sampling.vector_env import TeamStep
 
@@ -187,12 +188,9 @@ class SerialVectorTeamEnv:
 
     def _write(self, row: int, now: TimeStep, acted: Sequence[AgentID]) -> None:
         """Copies what one environment shows into its row."""
-        obs, acting, rewards, terminated, truncated, infos = now
+        obs, acting, _, terminated, truncated, infos = now
         step = self._step
-        try:
-            step.reward[row] = [rewards[agent] for agent in self.agents]
-        except (KeyError, TypeError, ValueError):
-            step.reward[row] = self._uneven_rewards(now, acted)
+        step.reward[row] = reward_row(self.agents, now, acted)
         # Adapters return the same object as long as the same agents act.
         if acting is not self._acting[row]:
             step.active[row] = [agent in acting for agent in self.agents]
@@ -230,19 +228,6 @@ class SerialVectorTeamEnv:
             self._step.outcome.setdefault(name, np.full(self.num_envs, np.nan))
         for name, values in self._step.outcome.items():
             values[row] = told.get(name, np.nan)
-
-    def _uneven_rewards(self, now: TimeStep, acted: Sequence[AgentID]) -> list[float]:
-        """The rewards of all agents where some are missing or no numbers."""
-        values = []
-        for agent in self.agents:
-            if agent in acted and agent in now.obs and agent not in now.rewards:
-                raise EnvironmentFault("it acted but got no reward", agent=agent)
-            reward = now.rewards.get(agent, 0.0)
-            try:
-                values.append(float(reward))
-            except (TypeError, ValueError):
-                raise EnvironmentFault(f"its reward is not a number: {reward!r}", agent=agent) from None
-        return values
 
     def _write_state(self, row: int, states: np.ndarray) -> None:
         state = self._teams[row].state()

@@ -6,7 +6,7 @@ here, once, for the fast sampler and for RLlib's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -129,6 +129,33 @@ def declared_space(name: str, agent: AgentID, space_of: Callable[[Any], Any], ki
             f"its {kind} space is {space!r}, not a gymnasium.Space", environment=name, agent=agent
         )
     return space
+
+
+RESET = ("observations", "infos")
+STEP = ("observations", "rewards", "terminateds", "truncateds", "infos")
+
+
+def unpacked(method: str, parts: tuple[str, ...], returned: Any) -> Any:
+    """`returned` by `reset` or `step`, once it is known to have `parts`, each a dict by agent.
+
+    Infos may be None.
+
+    Raises:
+        EnvironmentFault: It has not.
+    """
+    if not isinstance(returned, (tuple, list)) or len(returned) != len(parts):
+        size = f" of {len(returned)}" if isinstance(returned, Sized) else ""
+        given = "None" if returned is None else f"a {type(returned).__name__}{size}"
+        must = "must return" if method == "reset" else "expected"
+        raise EnvironmentFault(f"{method}() returned {given}, {must} ({', '.join(parts)})")
+    for part, value in zip(parts, returned, strict=True):
+        # The first question is the cheap one, and nearly always enough.
+        if type(value) is dict or isinstance(value, Mapping) or (value is None and part == "infos"):
+            continue
+        raise EnvironmentFault(
+            f"{method}() returned {value!r:.60} as {part}, expected a dict with an entry for each agent"
+        )
+    return returned
 
 
 def check_declared(agents: frozenset[AgentID], returned: Mapping[AgentID, Any], entry: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Text
+from pettingzoo import AECEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 
@@ -67,6 +68,10 @@ class CountsFromOne(Sound):
 
 
 class Alone(gym.Env):
+    pass
+
+
+class TurnBased(AECEnv):
     pass
 
 

@@ -143,7 +143,47 @@ def test_a_time_limit_without_a_last_observation():
         one_step("truncated")
 
 
-@pytest.mark.parametrize("reward", ["much", [1.0, 2.0]])
+class Flagging(ScriptedMultiAgentEnv):
+    """Says how an episode stands by `flags`, agent by agent, and never by `__all__`."""
+
+    flags = staticmethod(lambda env: {})
+
+    def step(self, action_dict):
+        obs, rewards, _, _, infos = super().step(action_dict)
+        return obs, rewards, self.flags(self), {}, infos
+
+
+@pytest.mark.parametrize("flagged", [[], ["scout"]])
+def test_a_step_that_never_says_whether_the_episode_ends(flagged):
+    class Silent(Flagging):
+        flags = staticmethod(lambda env: dict.fromkeys(flagged, False))
+
+    fault = fault_of(Silent)
+    assert fault.step == 1
+    assert "neither '__all__' nor one for every agent" in str(fault)
+    assert "write {'__all__': False}" in str(fault)
+
+
+def test_control_flags_of_all_agents_need_no_all():
+    class PettingZoos(Flagging):
+        flags = staticmethod(lambda env: dict.fromkeys(env.agents, env.time == 3))
+
+    play(PettingZoos)
+
+
+def test_control_who_is_done_needs_no_further_flag():
+    class Dying(Flagging):
+        flags = staticmethod(
+            lambda env: (
+                dict.fromkeys([*env.agents, *env._dead_now()], False)
+                | {agent: True for agent in env._dead_now()}
+            )
+        )
+
+    play(Dying, deaths={"carrier": 2})
+
+
+@pytest.mark.parametrize("reward", ["much", "1.5", b"2", None, [1.0, 2.0]])
 def test_a_reward_that_is_no_number(reward):
     class Odd(ScriptedMultiAgentEnv):
         def step(self, action_dict):
@@ -182,6 +222,47 @@ def test_finite_check_of_trees_and_state():
         check_finite(step(1.0, np.array([[0, np.nan], [0, 0]])), ["a"])
 
 
+RETURNED = {
+    "observations only": ("reset", lambda good: good[0], "a dict of 3, must return (observations, infos)"),
+    "nothing by reset": ("reset", lambda good: None, "None, must return (observations, infos)"),
+    "infos in a list": ("reset", lambda good: (good[0], []), "[] as infos, expected a dict with an entry"),
+    "nothing": ("step", lambda good: None, "None, expected (observations, rewards, term"),
+    "gym's old step": ("step", lambda good: good[:4], "a tuple of 4, expected (observations, rewards, term"),
+    "one flag": ("step", lambda good: (*good[:2], True, *good[3:]), "True as terminateds, expected a dict"),
+    "one reward": ("step", lambda good: (good[0], 1.0, *good[2:]), "1.0 as rewards, expected a dict"),
+}
+
+
+@pytest.mark.parametrize("what", RETURNED)
+def test_what_is_returned_has_the_parts_that_are_expected(what):
+    method, spoil, words = RETURNED[what]
+
+    class Malformed(ScriptedMultiAgentEnv):
+        def reset(self, **kwargs):
+            good = super().reset(**kwargs)
+            return spoil(good) if method == "reset" else good
+
+        def step(self, action_dict):
+            good = super().step(action_dict)
+            return spoil(good) if method == "step" else good
+
+    fault = fault_of(Malformed)
+    assert f"{method}() returned {words}" in str(fault)
+    assert fault.method == method
+    assert "raised" not in str(fault)
+
+
+def test_control_a_list_and_no_infos_are_well_formed():
+    class Terse(ScriptedMultiAgentEnv):
+        def reset(self, **kwargs):
+            return super().reset(**kwargs)[0], None
+
+        def step(self, action_dict):
+            return [*super().step(action_dict)[:4], None]
+
+    play(Terse, length=3)
+
+
 class TurnBased(AECEnv):
     pass
 
@@ -194,7 +275,7 @@ class Alone(gym.Env):
     "made, words",
     [
         (TurnBased, "turn-based.*aec_to_parallel"),
-        (Alone, "one agent.*make_multi_agent"),
+        (Alone, "single-agent: use `--run PPO`.*make_multi_agent"),
         (lambda: ScriptedParallelEnv, r"a class, not an instance.*ScriptedParallelEnv\(\)"),
         (dict, "got dict.*possible_agents"),
     ],

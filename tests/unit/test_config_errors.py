@@ -90,6 +90,11 @@ ELSEWHERE = [
     ("  env: CartPole-v1\n", "", ["1: team", "`env` is missing"]),
     ("env: CartPole-v1", "env: matrix_game", ["3: team.env", "payoffs or game"]),
     ("training_iteration: 1", "training_iterations: 1", ["4: ", "never stop", "`training_iteration`"]),
+    *(
+        ("training_iteration: 1", f"{name}: 1", ["4: ", "mean `num_env_steps_sampled_lifetime`?"])
+        for name in ("timesteps", "steps", "env_steps", "total_env_steps")
+    ),
+    ("training_iteration: 1", "timestep: 1", ["4: ", "mean `timesteps_total`?"]),
     ("training_iteration: 1", "episode_return_mean: 1", ["`env_runners/episode_return_mean`"]),
     ("training_iteration: 1", "training_iteration: many", ["'many'", "a number"]),
     ("stop:", "checkpoint_frq: 1\n  stop:", ["4: team.checkpoint_frq", "`checkpoint_freq`"]),

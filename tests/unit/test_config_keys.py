@@ -143,3 +143,19 @@ def test_a_config_survives_the_way_through_a_dict() -> None:
     again.validate()
     for key in ("lr", "critic_lr", "order", "team_reward", "num_epochs", "minibatch_size"):
         assert getattr(again, key) == getattr(made, key)
+
+
+@pytest.mark.parametrize(
+    "written, meant",
+    [("clip_parm", "clip_param"), ("critic_lrr", "critic_lr"), ("entropy_coef", "entropy_coeff")],
+)
+def test_a_misspelt_key_is_told_the_nearest(written: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=rf"HAPPOConfig.*takes no '{written}'. Did you mean `{meant}`\?"):
+        HAPPOConfig().training(**{written: 0.2})
+
+
+@pytest.mark.parametrize("key", ["enable_rl_module_and_learner", "enable_env_runner_and_connector_v2"])
+def test_the_old_api_stack_is_refused_with_what_to_remove(key: str) -> None:
+    old = config().api_stack(**{key: False})
+    with pytest.raises(ValueError, match=rf"remove `.api_stack\({key}=False\)`"):
+        old.validate()

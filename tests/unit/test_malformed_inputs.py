@@ -101,13 +101,19 @@ ENVIRONMENTS = {
     "malformed_envs:NumberAsSpace": ["'bob'", "action space is 3", "gymnasium.Space"],
     "malformed_envs:ReadsText": ["Text", "expected Box, Discrete"],
     "malformed_envs:CountsFromOne": ["'bob'", "Discrete(3, start=1)", "from 0", "rl_module_spec"],
-    "malformed_envs:Alone": ["made a Alone", "MultiAgentEnv or a PettingZoo ParallelEnv"],
+    "malformed_envs:Alone": [
+        "made a Alone",
+        "MultiAgentEnv or a PettingZoo ParallelEnv",
+        "single-agent: use `--run PPO`",
+        "make_multi_agent",
+    ],
+    "malformed_envs:TurnBased": ["made a TurnBased", "ParallelEnv. It is turn-based", "aec_to_parallel"],
     "malformed_envs:nothing": ["made a NoneType", "MultiAgentEnv or a PettingZoo ParallelEnv"],
     "malformed_envs:constant": ["no class or function 'constant'"],
     "malformed_envs:Sond": ["has no `Sond`", "Did you mean `Sound`?"],
     "malformed_envs:": ["no import path", "`package.module.Name`"],
     ":Sound": ["no import path", "`package.module.Name`"],
-    "CartPole-v1": ["unknown environment 'CartPole-v1'", "matrix_game", "my_package.my_module:MyEnv"],
+    "CartPole-v1": ["'CartPole-v1' is gymnasium's", "`--run PPO`", "make_multi_agent('CartPole-v1')"],
 }
 
 HAPPO = ["train", "--run", "HAPPO", "--env", "matrix_game"]
@@ -228,6 +234,12 @@ def test_flags(command: list[str], words: list[str], tmp_path: Path, monkeypatch
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
     assert_says(" ".join(result.output.split()), words)
+
+
+def test_control_a_single_agent_suits_ppo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.yaml").write_text("pole:\n  run: PPO\n  env: CartPole-v1\n")
+    assert load_experiments("x.yaml")
 
 
 def test_control_what_is_well_formed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
