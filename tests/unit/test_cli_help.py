@@ -78,6 +78,6 @@ def test_validate_says_whether_the_drift_is_one(tmp_path: Path):
         file = tmp_path / f"{run}.yaml"
         file.write_text(
             f"{run}:\n  run: {run}\n  env: matrix_game\n  config:\n    clip_param: 0.05\n"
-            f"    env_config: {{game: climbing}}\n"
+            f"    compound_clip: 0.1\n    env_config: {{game: climbing}}\n"
         )
         assert f"OK ({run}; {verdict}" in rllib("validate", str(file)).stdout
