@@ -1,4 +1,4 @@
-"""SIGTERM (`docker stop`, Kubernetes, Slurm, systemd) ends a run as Ctrl-C does."""
+"""SIGTERM (`docker stop`, Kubernetes, Slurm) ends a run as Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -22,7 +23,15 @@ def former_sigterm() -> Iterator[None]:
 def sigterm_is_ctrl_c() -> None:
     """From now on. Call after `ray.init`, whose handlers print C++ traces and leave at once."""
     if _may_set():
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.signal(signal.SIGTERM, _as_ctrl_c)
+
+
+def _as_ctrl_c(*_: Any) -> None:
+    # Tune's handler, or Python's. A shell's background jobs ignore SIGINT, and may not ignore this.
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.raise_signal(signal.SIGINT)
+    else:
+        raise KeyboardInterrupt
 
 
 def _may_set() -> bool:

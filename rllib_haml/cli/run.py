@@ -53,7 +53,7 @@ def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int
             return _run_all(experiments, options)
         except KeyboardInterrupt:
             # Before Tune listens, or a second time while it ends.
-            click.echo("interrupted at once. The same command with --resume continues what was noted.")
+            click.echo("interrupted at once: the same command with --resume continues what had begun.")
             return INTERRUPTED
         finally:
             ray.shutdown()
