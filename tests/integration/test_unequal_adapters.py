@@ -37,7 +37,7 @@ class Unequal(MultiAgentEnv):
         super().__init__()
         self.observation_spaces = {a: spaces.Box(-1, 1, (WIDTHS[a],), np.float32) for a in AGENTS}
         self.action_spaces = {a: self._actions(SIZES[a]) for a in AGENTS}
-        self._rng = np.random.default_rng()
+        self._rng = np.random.default_rng(0)
 
     def _actions(self, size: int) -> gym.Space:
         return spaces.Box(-1, 1, (size,), np.float32) if self._continuous else spaces.Discrete(size)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import pytest
+import yaml
 from fake_envs import NAMES
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo import PPOConfig
@@ -77,19 +79,33 @@ def test_a_value_that_says_nothing_is_accepted(key: str) -> None:
         config().training(**{key: neutral}).validate()
 
 
-def test_the_refusals_suggest_what_exists() -> None:
-    """Control on the messages: the replacements that they name are keys that the config takes."""
-    config().training(
-        entropy_coeff=[[0, 0.01], [1000000, 0.0]],
-        lr=[[0, 0.01], [1000000, 0.0]],
-        critic_lr=1e-3,
-        adam_epsilon=1e-6,
-        weight_decay=0.1,
-        num_epochs=3,
-        lambda_=1.0,
-        minibatch_size=None,
-        clip_param=0.1,
-    ).rl_module(model_config={"fcnet_hiddens": [3]}).validate()
+def named_in(text: str) -> list[str]:
+    """The keys and methods between backticks: the first word of each."""
+    return re.findall(r"`\.?([a-z_]+)", text)
+
+
+def test_what_stands_between_backticks() -> None:
+    assert named_in("use `lr`, `.rl_module(x={...})` or `lambda_: 1.0`; a `Class`") == [
+        "lr",
+        "rl_module",
+        "lambda_",
+    ]
+
+
+@pytest.mark.parametrize("key", [*ppo_keys.REFUSED, *ppo_keys.OWN_MEANING])
+def test_what_is_to_be_written_instead_exists(key: str) -> None:
+    text = ppo_keys.REFUSED[key].instead if key in ppo_keys.REFUSED else ppo_keys.OWN_MEANING[key]
+    made = config()
+    assert not hasattr(made, "critic_lrr"), "control: a config has no attributes that nobody gave it"
+    assert [name for name in named_in(text) if not hasattr(made, name)] == []
+
+
+@pytest.mark.parametrize("key", ["entropy_coeff", "lr"])
+def test_a_schedule_is_written_as_the_refusal_says(key: str) -> None:
+    (written,) = re.findall(r"`(\w+: .*)`", ppo_keys.REFUSED[f"{key}_schedule"].instead)
+    given = yaml.safe_load(written)
+    assert given.keys() == {key}
+    config().training(**given).validate()
 
 
 def test_an_unknown_key_is_an_error() -> None:

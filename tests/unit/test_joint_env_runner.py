@@ -20,7 +20,7 @@ class Lottery(ParallelEnv):
         self.metadata = {"name": "lottery"}
         self.possible_agents = ["only"]
         self.agents: list[str] = []
-        self._rng, self._length = np.random.default_rng(), length
+        self._rng, self._length = np.random.default_rng(0), length
 
     def observation_space(self, agent: str) -> gym.Space:
         return gym.spaces.Box(0, 1, (1,), np.float32)

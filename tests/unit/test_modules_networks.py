@@ -226,7 +226,12 @@ def test_model_config_is_strict() -> None:
     assert ModelConfig.from_dict(asdict(config)) == config
 
 
+def randn(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
 def actor(obs: gym.Space, action: gym.Space, **model_config: Any) -> Actor:
+    torch.manual_seed(1)
     spec = RLModuleSpec(Actor, obs, action, model_config={"fcnet_hiddens": [8], **model_config})
     return spec.build()  # pyright: ignore[reportReturnType]
 
@@ -238,7 +243,7 @@ def test_an_actors_mask_may_lie_in_the_observation_or_beside_it() -> None:
     mask = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 1]], dtype=torch.int8)
     inside = actor(MASKED, spaces.Discrete(4))
     beside = actor(spaces.Box(-1, 1, (3,)), spaces.Discrete(4))
-    obs = torch.randn(2, 3)
+    obs = randn(2, 3)
     batches = {
         inside: {Columns.OBS: {"observations": obs, ACTION_MASK: mask}},
         beside: {Columns.OBS: obs, ACTION_MASK: mask.bool()},
@@ -252,7 +257,7 @@ def test_an_actors_mask_may_lie_in_the_observation_or_beside_it() -> None:
 
 def test_the_first_policy_is_central() -> None:
     """The last layer's small gain keeps the first means near 0."""
-    obs = {Columns.OBS: torch.randn(64, 3)}
+    obs = {Columns.OBS: randn(64, 3)}
     box = spaces.Box(-1, 1, (3,))
     small, large = actor(box, box), actor(box, box, head_gain=1.0)
     means = [
@@ -262,6 +267,7 @@ def test_the_first_policy_is_central() -> None:
 
 
 def critic(**model_config: Any) -> Critic:
+    torch.manual_seed(1)
     spec = RLModuleSpec(
         Critic,
         spaces.Box(-1, 1, (3,)),
@@ -282,7 +288,7 @@ def test_a_critics_values_are_denormalised() -> None:
     module = critic()
     assert module.value_norm is not None
     module.value_norm.update(torch.tensor([10.0, 30.0]))
-    states = torch.randn(5, 3)
+    states = randn(5, 3)
     raw = module.normalised_values(states).detach().double()
     values = module.forward_train({Columns.OBS: states})[Columns.VF_PREDS].detach()
     np.testing.assert_allclose(values, raw * 10 + 20, rtol=1e-5)
