@@ -42,10 +42,8 @@ def rewards_of(fragment: JointFragment, rule: TeamReward, environment: str) -> n
     try:
         return team_reward(fragment.reward, active, rule)
     except UnequalRewards as error:
-        rewards = dict(zip(fragment.obs, error.rewards.tolist(), strict=True))
         raise EnvironmentFault(
-            f"agents were rewarded differently, {rewards}, but "
-            f"`team_reward: shared` expects one reward for all: set `team_reward` to `mean` or `sum`",
+            error.cause(fragment.obs),
             environment=environment,
             method="step",
             sub_env=fragment.source[1],
