@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,18 @@ def _examples() -> dict[str, Path]:
 
 def _find(identifier: str) -> Path:
     examples = _examples()
-    path = examples.get(identifier.removesuffix(".yaml"))
-    if path is None:
-        text = f"there is no such example. {did_you_mean(identifier, examples)}"
+    name = identifier.removesuffix(".yaml")
+    if name not in examples:
+        text = f"there is no such example. {_hint(name, examples)}"
         raise ConfigError([Problem("rllib example", identifier, text)])
-    return path
+    return examples[name]
+
+
+def _hint(name: str, examples: Iterable[str]) -> str:
+    """All that are called so, whatever their algorithm; else all whose names hold it; else the nearest."""
+    same = [example for example in examples if example.rpartition("/")[2] == name]
+    matches = same or [example for example in examples if name in example]
+    return f"Name one of: {', '.join(matches)}." if matches else did_you_mean(name, examples)
 
 
 def _first_comment(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,16 +21,17 @@ Example:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--allow-eval", is_flag=True, help='Execute {eval: "..."} expressions of the files.')
 def validate(files: tuple[str, ...], allow_eval: bool) -> None:
-    """Check YAML files without training anything."""
+    """Check YAML files without training anything.
+
+    A team's environment is made, reset, and played for 20 random steps, or for 20 seconds where it is slow.
+    """
     from rllib_haml.cli.logs import set_up_logs
 
     set_up_logs(verbosity=0)
-    from rllib_haml.config import load_experiments
-
     problems = []
     for file in files:
         try:
-            for experiment in load_experiments(file, allow_eval):
+            for experiment in _sound_experiments(file, allow_eval):
                 trials = f", {experiment.num_trials} trials" if experiment.num_trials > 1 else ""
                 click.echo(
                     f"{file}: {experiment.name}: OK ({experiment.algorithm}{trials}{_drift(experiment)})"
@@ -39,6 +40,24 @@ def validate(files: tuple[str, ...], allow_eval: bool) -> None:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
+
+
+def _sound_experiments(file: str, allow_eval: bool) -> list[Experiment]:
+    """Raises a ConfigError for what is wrong with a file, or with an environment that it names."""
+    from rllib_haml.algorithms.team_config import TeamConfig
+    from rllib_haml.cli.tryout import fault_in
+    from rllib_haml.config import parse_experiments
+    from rllib_haml.config.document import read_file
+
+    document = read_file(file)
+    experiments = parse_experiments(document, allow_eval)
+    for experiment in experiments:
+        config: Any = experiment.config
+        if isinstance(config, TeamConfig) and (fault := fault_in(config)):
+            here = (experiment.name, "config", "env")
+            document.error(here if here in document.places else (experiment.name, "env"), fault)
+    document.raise_problems()
+    return experiments
 
 
 def _drift(experiment: Experiment) -> str:

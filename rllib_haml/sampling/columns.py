@@ -10,6 +10,8 @@ import numpy as np
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.spaces import assemble, leaves
 
+_OBJECTS = np.dtype(object)
+
 
 class ObsColumn:
     """One agent's observations of all sub-environments: a tree of arrays (E, ...).
@@ -35,8 +37,8 @@ class ObsColumn:
             value = obs
             for key in path:
                 value = _entry(value, key)
-            # The shape is checked by hand: numpy would broadcast a wrong one without a word.
-            if getattr(value, "shape", None) != shape:
+            # Checked by hand: numpy would broadcast a wrong shape, and make NaN of None, without a word.
+            if getattr(value, "shape", None) != shape or getattr(value, "dtype", None) is _OBJECTS:
                 value = _as_shape(value, shape, path)
             buffer[row] = value
 
@@ -70,8 +72,12 @@ def _as_shape(value: Any, shape: tuple[int, ...], path: tuple[Any, ...]) -> np.n
         found = array.shape
     except ValueError:
         array, found = None, "a ragged list"
-    if array is None or found != shape or array.dtype.kind not in "fiub":
-        where = "".join(f"[{key!r}]" for key in path)
-        kind = "" if array is None or array.dtype.kind in "fiub" else f" of {type(value).__name__}"
-        raise EnvironmentFault(f"its observation{where} has shape {found}{kind}, its space says {shape}")
+    where = "".join(f"[{key!r}]" for key in path)
+    if array is None or found != shape:
+        raise EnvironmentFault(f"its observation{where} has shape {found}, its space says {shape}")
+    if array.dtype.kind not in "fiub":
+        for item in array.flat:
+            if not isinstance(item, (int, float, np.number)):
+                raise EnvironmentFault(f"its observation{where} holds {item!r}, which is not a number")
+        return array.astype(np.float64)
     return array

@@ -43,8 +43,7 @@ def rewards_of(fragment: JointFragment, rule: TeamReward, environment: str) -> n
         return team_reward(fragment.reward, active, rule)
     except UnequalRewards as error:
         raise EnvironmentFault(
-            f"agents were rewarded differently, {dict(zip(fragment.obs, error.rewards, strict=True))}, but "
-            f"`team_reward: shared` expects one reward for all: set `team_reward` to `mean` or `sum`",
+            error.cause(fragment.obs),
             environment=environment,
             method="step",
             sub_env=fragment.source[1],

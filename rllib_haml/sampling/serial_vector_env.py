@@ -15,6 +15,7 @@ import numpy as np
 
 from rllib_haml._typing import AgentID
 from rllib_haml.sampling.actions import sub_env_actions
+from rllib_haml.sampling.bounds import BoundsCheck
 from rllib_haml.sampling.columns import ObsColumn
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.masks import ActionMasks
@@ -66,6 +67,7 @@ class SerialVectorTeamEnv:
         }
         self._masks = ActionMasks(self.observation_spaces, self.action_spaces, self.num_envs)
         self._feeds = {agent: sub_env_actions(space) for agent, space in self.action_spaces.items()}
+        self._check_bounds = BoundsCheck(self.name, self.observation_spaces)
         self._acting: list[Sequence[AgentID]] = [()] * self.num_envs
         self._running = [False] * self.num_envs
         self._never_seen = set(self.agents)
@@ -99,6 +101,7 @@ class SerialVectorTeamEnv:
             except Exception as error:
                 faults.append(self._fault(error, "reset", row))
         raise_first(faults)
+        self._check_bounds(self._step)
         return self._step
 
     def step(self, actions: Mapping[AgentID, Any]) -> TeamStep:
@@ -120,6 +123,7 @@ class SerialVectorTeamEnv:
             except Exception as error:
                 faults.append(self._fault(error, "step", row))
         raise_first(faults)
+        self._check_bounds(self._step)
         return self._step
 
     def renew(self, rows: Sequence[int]) -> None:

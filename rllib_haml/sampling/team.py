@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -122,3 +122,11 @@ class UnequalRewards(ValueError):
     def __init__(self, row: int, rewards: np.ndarray):
         super().__init__(row, rewards)
         self.row, self.rewards = row, rewards
+
+    def cause(self, agents: Iterable[AgentID]) -> str:
+        """What to tell the user; `agents` in the order of `rewards`."""
+        told = dict(zip(agents, self.rewards.tolist(), strict=True))
+        return (
+            f"agents were rewarded differently, {told}, but `team_reward: shared` expects one reward for "
+            f"all: set `team_reward` to `mean` or `sum`"
+        )

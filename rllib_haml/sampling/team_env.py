@@ -162,7 +162,8 @@ def check_declared(agents: frozenset[AgentID], returned: Mapping[AgentID, Any], 
     """Raises an `EnvironmentFault` if `returned` has an agent that was never declared."""
     if not returned.keys() <= agents:
         stranger = next(agent for agent in returned if agent not in agents)
+        declared = sorted((agent for agent in agents if agent != "__all__"), key=str)
         raise EnvironmentFault(
-            f"it returned {entry} for an agent that possible_agents does not declare",
+            f"it returned {entry} for an agent that possible_agents does not declare; it declares {declared}",
             agent=stranger,
         )

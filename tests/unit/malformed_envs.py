@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +20,15 @@ class Sound(MultiAgentEnv):
         self.possible_agents = self.agents = ["ann", "bob"]
         self.observation_spaces = {agent: Box(-1, 1, (2,), np.float32) for agent in self.agents}
         self.action_spaces = {agent: Discrete(3) for agent in self.agents}
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        return self._look(), {}
+
+    def step(self, action_dict: Any) -> Any:
+        return self._look(), dict.fromkeys(self.agents, 1.0), {"__all__": False}, {"__all__": False}, {}
+
+    def _look(self) -> Any:
+        return {agent: np.zeros(2, np.float32) for agent in self.agents}
 
 
 class WithoutAgents(Sound):
@@ -65,6 +75,55 @@ class CountsFromOne(Sound):
     def __init__(self, config: Any = None) -> None:
         super().__init__()
         self.action_spaces["bob"] = Discrete(3, start=1)
+
+
+class BreaksAtReset(Sound):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        raise OSError("no map of this name")
+
+
+class BreaksLater(Sound):
+    """After fewer steps than `rllib validate` takes, and more than one."""
+
+    steps = 0
+
+    def step(self, action_dict: Any) -> Any:
+        self.steps += 1
+        if self.steps == 7:
+            raise OSError("the simulator lost its licence")
+        return super().step(action_dict)
+
+
+class PaysUnequally(Sound):
+    def step(self, action_dict: Any) -> Any:
+        obs, _, *rest = super().step(action_dict)
+        return (obs, {"ann": 1.0, "bob": 2.0}, *rest)
+
+
+class Masks(Sound):
+    """Counts what the mask forbids and is done all the same."""
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        for agent in self.agents:
+            self.observation_spaces[agent] = gym.spaces.Dict(
+                {"observation": Box(-1, 1, (2,), np.float32), "action_mask": Box(0, 1, (3,), np.int8)}
+            )
+
+    def _look(self) -> Any:
+        mask = np.array([0, 1, 0], np.int8)
+        return {a: {"observation": np.zeros(2, np.float32), "action_mask": mask} for a in self.agents}
+
+    def step(self, action_dict: Any) -> Any:
+        if set(action_dict.values()) != {1}:
+            raise ValueError(f"forbidden: {action_dict}")
+        return super().step(action_dict)
+
+
+class Slow(Sound):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        time.sleep(60)
+        raise OSError("after all this time")
 
 
 class Alone(gym.Env):

@@ -152,6 +152,7 @@ def test_unequal_rewards_are_reported_with_their_place() -> None:
         rewards_of(fragment, "shared", "arena")
     fault = pickle.loads(pickle.dumps(caught.value))
     assert (fault.environment, fault.sub_env, fault.step) == ("arena", 7, 34)
+    assert "np.float" not in str(fault)
 
 
 def episode(name: str, length: int, cuts: tuple[int, ...] = (), seed: int = 0) -> list[JointFragment]:

@@ -10,6 +10,7 @@ import pytest
 from fake_envs import ScriptedMultiAgentEnv, ScriptedParallelEnv, action_script
 from pettingzoo import AECEnv
 
+from rllib_haml.sampling import bounds
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.finite import check_finite
 from rllib_haml.sampling.make_vector import make_vector_team_env
@@ -56,7 +57,7 @@ def fault_of(kind, **script):
         ({"no_reward": ("scout", 2)}, "scout", 2, "acted but got no reward"),
         ({"wrong_shape": ("carrier", 1)}, "carrier", 1, "has shape (5,), its space says (4,)"),
         ({"wrong_shape": ("carrier", 0)}, "carrier", 0, "has shape (5,), its space says (4,)"),
-        ({"stranger": 2}, "stranger", 2, "possible_agents does not declare"),
+        ({"stranger": 2}, "stranger", 2, "not declare; it declares ['anchor', 'carrier', 'scout']"),
         ({"stranger": 0}, "stranger", 0, "possible_agents does not declare"),
     ],
 )
@@ -192,6 +193,60 @@ def test_a_reward_that_is_no_number(reward):
 
     with pytest.raises(EnvironmentFault, match=r"'anchor'.*not a number"):
         play(Odd)
+
+
+@pytest.mark.parametrize("odd", [[0.0, None, 0.0], np.array([0.0, None, 0.0]), ["0", "None", "0"]])
+def test_what_is_no_number_in_an_observation_is_not_called_nan(odd):
+    class Odd(ScriptedParallelEnv):
+        def step(self, actions):
+            obs, *rest = super().step(actions)
+            return ({**obs, "scout": odd}, *rest)
+
+    fault = fault_of(Odd)
+    assert fault.agent == "scout"
+    assert "its observation holds" in str(fault)
+    assert "not a number" in str(fault)
+    assert "nan" not in str(fault)
+
+
+def test_control_objects_that_are_numbers_are_observations():
+    class Objects(ScriptedParallelEnv):
+        def step(self, actions):
+            obs, *rest = super().step(actions)
+            return ({**obs, "scout": np.array([0.0, 1, np.float32(2)], dtype=object)}, *rest)
+
+    play(Objects)
+
+
+def bounded(low, high, seen, name):
+    """An environment called `name` that declares bounds and shows `seen`."""
+
+    class Bounded(ScriptedMultiAgentEnv):
+        def __init__(self, **script):
+            super().__init__(**script)
+            self.observation_spaces["scout"] = gym.spaces.Box(low, high, (3,), np.float32)
+
+        def step(self, action_dict):
+            obs, *rest = super().step(action_dict)
+            return ({**obs, "scout": np.array([0.0, 0.0, seen])}, *rest)
+
+    Bounded.__name__ = name
+    return Bounded
+
+
+def test_observations_far_outside_of_their_box_are_warned_of_once(caplog, monkeypatch):
+    monkeypatch.setattr(bounds.logger, "propagate", True)
+    play(bounded(-10, 10, 200.0, "Stray"))
+    [record] = caplog.records
+    message = record.getMessage()
+    assert "Stray: agent 'scout': observation[2] is 200, far outside of its Box from -10 to 10" in message
+
+
+@pytest.mark.parametrize("low, high, seen", [(-10, 10, 25.0), (0, np.inf, 1e9), (-np.inf, np.inf, -1e9)])
+def test_control_observations_near_or_within_their_box(low, high, seen, caplog, monkeypatch):
+    monkeypatch.setattr(bounds.logger, "propagate", True)
+    play(bounded(low, high, seen, f"Near{low}{high}"))
+    assert not caplog.records
 
 
 def test_overflow_to_float32_counts_as_infinite():

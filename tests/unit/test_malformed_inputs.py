@@ -177,6 +177,8 @@ FLAGS = [
     (["evaluate", "run/checkpoint_000003", "--render", "a_file"], ["--render", "Name a directory"]),
     (["adapters", "list", "run/checkpoint_000003"], ["has no adapters", "`rllib train --run LoRASA`"]),
     (["adapters", "list", "nowhere"], ["There is no checkpoint at", "nowhere"]),
+    (["example", "get", "mpe_spread"], ["mpe_spread", "Name one of: a2po/mpe_spread,", "mappo/mpe_spread."]),
+    (["example", "get", "lbf"], ["Name one of: happo/lbf, mappo/lbf."]),
     (["example", "get", "nosuch"], ["nosuch", "no such example", "Valid:"]),
 ]
 
