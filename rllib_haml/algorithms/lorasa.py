@@ -14,7 +14,7 @@ from typing import Any
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.typing import StateDict
 
-from rllib_haml.algorithms.adapter_swap import load_adapter, running_adapter
+from rllib_haml.algorithms.adapter_swap import check_adapters_act, load_adapter, running_adapter
 from rllib_haml.algorithms.every_learner import on_every_learner
 from rllib_haml.algorithms.haml import HAML
 from rllib_haml.algorithms.lorasa_config import LoRASAConfig
@@ -66,8 +66,8 @@ class LoRASA(HAML):
             ValueError: There is no such policy; the files' backbone is another; this run's `lora` cannot
                 express the adapter (the message says what can); or the team still shares one network.
         """
-        shares = not self._switch.done and self._switch.step != 0
-        load_adapter(self, policy, directory, shares or self.config.adapter_mode == "continue_shared")
+        check_adapters_act(policy, self._switch.get_state(), self.config.adapter_mode)
+        load_adapter(self, policy, directory)
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         (config,), keywords = super().get_ctor_args_and_kwargs()

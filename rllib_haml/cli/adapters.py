@@ -61,7 +61,11 @@ def export_adapters(checkpoint: Path, directory: Path, agent: str | None) -> Non
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--agent", required=True, help="Whose adapter it becomes.")
 def import_adapter_files(checkpoint: Path, directory: Path, out: Path, agent: str) -> None:
-    """Write a copy OUT of CHECKPOINT in which AGENT has the adapter in DIRECTORY."""
+    """Write a copy OUT of CHECKPOINT in which AGENT has the adapter in DIRECTORY.
+
+    A run that goes on from OUT trains it with a new optimizer.
+    """
+    from rllib_haml.algorithms.adapter_import import check_import, replace_adapter
     from rllib_haml.checkpoints.write import write_whole
     from rllib_haml.modules.adapter_files import import_adapter
     from rllib_haml.modules.adapter_fit import adopt
@@ -71,13 +75,17 @@ def import_adapter_files(checkpoint: Path, directory: Path, out: Path, agent: st
     if out.exists():
         raise _problem(out, "exists already: name a new directory.")
     try:
+        check_import(checkpoint, agent)
+    except ValueError as error:
+        raise _problem(checkpoint, str(error)) from error
+    try:
         adopt(running, import_adapter(directory, running.backbone, like=running))
     except (ValueError, OSError) as error:
         raise _problem(directory, str(error)) from error
 
     def write(directory: Path) -> None:
         shutil.copytree(checkpoint, directory, dirs_exist_ok=True)
-        running.save_to_path(str((directory / _MODULES / agent).resolve()))
+        replace_adapter(directory, agent, running)
 
     write_whole(out.absolute(), manifest, write)
     click.echo(f"{out}")

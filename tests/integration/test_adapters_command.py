@@ -11,7 +11,8 @@ import torch
 from click.testing import CliRunner, Result
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
-from test_lorasa import config, weights
+from running_state import assert_same_everywhere
+from test_lorasa import STEPS, config, weights
 
 from rllib_haml import LoRASA
 from rllib_haml.cli.app import rllib
@@ -76,6 +77,50 @@ def test_an_exported_adapter_can_be_another_agents(trained: Any, tmp_path: Path)
     original = LoRASA.from_checkpoint(str(path))
     np.testing.assert_allclose(decide(original.get_module("agent_0"), obs), decided["agent_0"], atol=1e-6)
     original.stop()
+
+
+def test_an_imported_adapter_trains_as_one_loaded_into_the_run(trained: Any, tmp_path: Path) -> None:
+    """Without its agent's former moments, with everybody else's."""
+    path, files, out = trained[0], tmp_path / "files", tmp_path / "other"
+    assert command("export", path, files, "--agent", "agent_1").exit_code == 0
+    assert command("import", path, files / "agent_1", out, "--agent", "agent_0").exit_code == 0
+    imported, loaded = LoRASA.from_checkpoint(str(out)), LoRASA.from_checkpoint(str(path))
+    loaded.load_adapter("agent_0", files / "agent_1")
+    moments = {name: _moments(imported, name) for name in ("agent_0", "agent_1", "critic")}
+    assert [len(found) > 0 for found in moments.values()] == [False, True, True]
+    for algo in (imported, loaded):
+        algo.train()
+    assert_same_everywhere(imported, loaded)
+    imported.stop()
+    loaded.stop()
+
+
+def _moments(algo: Any, module: str) -> Any:
+    return algo.learner_group._learner.get_optimizer(module).state
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"adapters_from": 10 * STEPS}, "the team still trains the shared network"),
+        ({"adapters_from": 0, "adapter_mode": "continue_shared"}, "adapter_mode: continue_shared"),
+    ],
+)
+def test_no_adapter_for_a_team_that_trains_its_shared_network(
+    trained: Any, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    """As `load_adapter` refuses it: the adapter would act, and the learner train the backbone without it."""
+    algo = config(**settings).build_algo()
+    algo.train()
+    path = algo.save_to_path(str(tmp_path / "checkpoint"))
+    assert command("export", path, tmp_path).exit_code == 0
+    with pytest.raises(ValueError, match=message):
+        algo.load_adapter("agent_0", tmp_path / "agent_1")
+    algo.stop()
+    done = command("import", path, tmp_path / "agent_1", tmp_path / "out", "--agent", "agent_0")
+    assert done.exit_code == 2
+    assert message in done.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_audit_tells_how_far_they_are_apart(trained: Any, tmp_path: Path) -> None:
