@@ -75,6 +75,17 @@ def test_first_the_backbone_moves_and_then_the_adapters(ray_cluster: None) -> No
     algo.stop()
 
 
+def test_a_plateau_of_the_teams_return_begins_the_adapters(ray_cluster: None) -> None:
+    """With gains that no run makes: the first return counts as one, then patience ends after two."""
+    algo = config("plateau", plateau_patience=2, plateau_min_gain=10.0).build_algo()
+    results = [algo.train() for _ in range(3)]
+    shared = weights(algo)
+    results.append(algo.train())
+    assert [result["adapters_train"] for result in results] == [0.0, 0.0, 0.0, 1.0]
+    assert moved(shared, weights(algo)) == AGENTS | {"critic"}
+    algo.stop()
+
+
 def _steps_of(optimizer: torch.optim.Optimizer) -> int:
     return int(next(iter(optimizer.state.values()))["step"])
 
