@@ -93,7 +93,8 @@ class LoRASAConfig(HAPPOConfig):
             plateau_patience: Iterations without a gain that make a plateau.
             plateau_min_gain: What counts as a gain: so much of the range of returns seen so far.
             backbone_checkpoint: A checkpoint of this package with a shared policy (MAPPO's with
-                `share_parameters: true`, or LoRASA's) to begin with.
+                `share_parameters: true`, or LoRASA's) to begin with, under the same `model_config`. Its
+                critic and value normaliser come along where they fit; optimizers begin anew.
             adapters_checkpoint: A checkpoint of LoRASA, perhaps of another team: backbone and the adapters of
                 the policies of the same names begin as they are there, and so does the critic if it sees
                 states of the same size. Adapters train from the start; optimizers begin anew.

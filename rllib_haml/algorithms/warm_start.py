@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.typing import StateDict
 
 from rllib_haml.algorithms.adapter_swap import running_adapter, send_weights
 from rllib_haml.algorithms.every_learner import on_every_learner
 from rllib_haml.algorithms.phase_switch import PLATEAU
+from rllib_haml.algorithms.warm_network import check_same_policy, take_over_critic
 from rllib_haml.checkpoints.manifest import MANIFEST
 from rllib_haml.checkpoints.read import check_any
 from rllib_haml.modules.adapter import BACKBONE, Adapter
 from rllib_haml.modules.adapter_fit import adopt
-from rllib_haml.modules.critic import CRITIC
+from rllib_haml.modules.critic import CRITIC, Critic
 from rllib_haml.modules.team import TeamModule
-
-logger = logging.getLogger("rllib_haml")
 
 MODULES = Path("learner_group", "learner", "rl_module")
 
@@ -65,14 +62,16 @@ def begin(algorithm: Any) -> None:
     """Loads what the algorithm's config names; see `LoRASAConfig.training`."""
     config = algorithm.config
     if config.backbone_checkpoint is not None:
-        state = shared_policy_of(config.backbone_checkpoint).get_state()
-        on_every_learner(algorithm, partial(_begin_with, states={BACKBONE: state}))
+        shared = shared_policy_of(config.backbone_checkpoint)
+        check_same_policy(config.backbone_checkpoint, algorithm.get_module(BACKBONE), shared)
+        on_every_learner(algorithm, partial(_begin_with, states={BACKBONE: shared.get_state()}))
+        take_over_critic(algorithm, _critic_of(config.backbone_checkpoint))
         send_weights(algorithm)
     if config.adapters_checkpoint is not None:
         former = former_team(config.adapters_checkpoint)
         states = {BACKBONE: former[BACKBONE].get_state()} | adapters_of(algorithm, former)
         on_every_learner(algorithm, partial(_begin_with, states=states))
-        _take_over_critic(algorithm, former)
+        take_over_critic(algorithm, former[CRITIC])
         send_weights(algorithm)
 
 
@@ -184,20 +183,8 @@ def _begin_with(learner: Any, states: Mapping[str, StateDict]) -> None:
         learner.module[name].unwrapped().set_state(state)
 
 
-def _take_over_critic(algorithm: Any, former: Mapping[str, Any]) -> None:
-    """The former team's, if it fits what is seen here; else a new one learns."""
-    state = former[CRITIC].get_state()
-
-    def take(learner: Any) -> bool:
-        critic = learner.module[CRITIC].unwrapped()
-        fits = _shapes(critic.get_state()) == _shapes(state)
-        if fits:
-            critic.set_state(state)
-        return fits
-
-    if not all(on_every_learner(algorithm, take)):
-        logger.info("The critic begins anew: that of the former team sees other states.")
-
-
-def _shapes(state: StateDict) -> dict[str, tuple[int, ...]]:
-    return {name: np.shape(value) for name, value in state.items()}
+def _critic_of(path: str) -> Critic | None:
+    """The whole team's in the checkpoint at `path`, if it has one."""
+    directory = Path(path) / MODULES / CRITIC
+    found: Any = RLModule.from_checkpoint(str(directory.resolve())) if directory.is_dir() else None
+    return found if isinstance(found, Critic) else None

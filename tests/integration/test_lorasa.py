@@ -132,13 +132,18 @@ def test_mappos_shared_policy_can_be_the_backbone(ray_cluster: None, tmp_path: P
     )
     mappo.train()
     path = mappo.save_to_path(str(tmp_path / "mappo"))
-    trained = weights(mappo)["shared"]
+    trained, critic = weights(mappo)["shared"], weights(mappo)["critic"]
     mappo.stop()
     algo = config(0, backbone_checkpoint=str(path)).build_algo()
+    taken = weights(algo)["critic"]
+    assert all(np.array_equal(taken[key], value) for key, value in critic.items())
+    assert {"value_norm.mean_sum", "network.1.weight"} <= taken.keys()
     assert algo.train()["adapters_train"] == 1.0
     found = weights(algo)["backbone"]
     assert all(np.array_equal(found[key], value) for key, value in trained.items())
     algo.stop()
+    with pytest.raises(ValueError, match="fcnet_activation was 'relu' and is 'tanh'"):
+        config(0, {"fcnet_activation": "tanh"}, backbone_checkpoint=str(path)).build_algo()
     with pytest.raises(ValueError, match="holds no shared policy: expected the checkpoint of MAPPO"):
         config(0, backbone_checkpoint=str(tmp_path)).build_algo()
     weights_file = next(Path(path).glob("learner_group/learner/rl_module/shared/module_state.*"))
