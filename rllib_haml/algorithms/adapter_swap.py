@@ -51,12 +51,12 @@ def check_adapters_act(policy: str, switch: Mapping[str, Any], mode: AdapterMode
         )
 
 
-def load_adapter(algorithm: Any, policy: str, directory: str | Path) -> None:
+def load_adapter(algorithm: Any, policy: str, directory: str | Path, *, any_backbone: bool) -> None:
     """See `LoRASA.load_adapter`."""
     running = running_adapter(algorithm, policy)
     made = copy.deepcopy(running)
     made.bind(running.backbone)
-    adopt(made, import_adapter(directory, running.backbone, like=running))
+    adopt(made, import_adapter(directory, running.backbone, like=running, any_backbone=any_backbone))
     on_every_learner(algorithm, partial(_replace, adapters={policy: made.get_state()}))
     send_weights(algorithm)
 

@@ -55,11 +55,15 @@ class LoRASA(HAML):
         """
         export_adapter(running_adapter(self, policy), directory)
 
-    def load_adapter(self, policy: str, directory: str | Path) -> None:
+    def load_adapter(self, policy: str, directory: str | Path, *, any_backbone: bool = False) -> None:
         """Gives `policy` the adapter in `directory`; it acts from the next step on, and trains from there.
 
         Its optimizer starts anew. Files are those of `save_adapter` or `rllib adapters export`, made over
         this very backbone; ranks and layers may be others than here, if these can express the policy.
+
+        Args:
+            any_backbone: Also files of another backbone, over which the adapter is another policy, or of
+                PEFT's own, which do not say over which they were made.
 
         Raises:
             FileNotFoundError: There is no adapter in `directory`.
@@ -67,7 +71,7 @@ class LoRASA(HAML):
                 express the adapter (the message says what can); or the team still shares one network.
         """
         check_adapters_act(policy, self._switch.get_state(), self.config.adapter_mode)
-        load_adapter(self, policy, directory)
+        load_adapter(self, policy, directory, any_backbone=any_backbone)
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         (config,), keywords = super().get_ctor_args_and_kwargs()

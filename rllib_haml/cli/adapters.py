@@ -60,7 +60,14 @@ def export_adapters(checkpoint: Path, directory: Path, agent: str | None) -> Non
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--agent", required=True, help="Whose adapter it becomes.")
-def import_adapter_files(checkpoint: Path, directory: Path, out: Path, agent: str) -> None:
+@click.option(
+    "--any-backbone",
+    is_flag=True,
+    help="Also one that was made over another backbone, or, as PEFT's own, does not say over which.",
+)
+def import_adapter_files(
+    checkpoint: Path, directory: Path, out: Path, agent: str, any_backbone: bool
+) -> None:
     """Write a copy OUT of CHECKPOINT in which AGENT has the adapter in DIRECTORY.
 
     A run that goes on from OUT trains it with a new optimizer.
@@ -79,7 +86,8 @@ def import_adapter_files(checkpoint: Path, directory: Path, out: Path, agent: st
     except ValueError as error:
         raise _problem(checkpoint, str(error)) from error
     try:
-        adopt(running, import_adapter(directory, running.backbone, like=running))
+        given = import_adapter(directory, running.backbone, like=running, any_backbone=any_backbone)
+        adopt(running, given)
     except (ValueError, OSError) as error:
         raise _problem(directory, str(error)) from error
 
