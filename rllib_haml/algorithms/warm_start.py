@@ -23,6 +23,7 @@ from rllib_haml.modules.critic import CRITIC, Critic
 from rllib_haml.modules.team import TeamModule
 
 MODULES = Path("learner_group", "learner", "rl_module")
+_STARTS = ("backbone_checkpoint", "adapters_checkpoint")
 
 
 def located(checkpoint: str | None) -> str | None:
@@ -51,9 +52,18 @@ def check_warm_start(config: Any) -> None:
         )
 
 
+def missing_start(config: Any) -> str:
+    """What is wrong if the checkpoint that the run is to begin with does not exist; else empty."""
+    for key in _STARTS:
+        path = getattr(config, key)
+        if path is not None and not Path(path).is_dir():
+            return f"{key}={path!r} does not exist: expected the directory of a checkpoint."
+    return ""
+
+
 def standing_alone(config: dict[str, Any]) -> dict[str, Any]:
     """`config` of a run that has begun: its own checkpoints hold what it began with."""
-    began = {"backbone_checkpoint": None, "adapters_checkpoint": None, "new_adapters": "zero"}
+    began = dict.fromkeys(_STARTS) | {"new_adapters": "zero"}
     at_once = {"adapters_from": 0} if config["adapters_checkpoint"] is not None else {}
     return config | began | at_once
 

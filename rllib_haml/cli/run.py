@@ -18,6 +18,7 @@ from rllib_haml.cli.progress import ProgressLines
 from rllib_haml.cli.report import report
 from rllib_haml.cli.resources import WaitingLines, trial_shortage
 from rllib_haml.cli.resume import NEVER_BEGUN, earlier_run
+from rllib_haml.cli.starts import check_starts
 from rllib_haml.cli.storage import check_storage, experiment_path, storage_path
 from rllib_haml.config.errors import ConfigError, Problem
 from rllib_haml.config.experiment import Experiment
@@ -37,6 +38,8 @@ def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int
     """
     if options.resume:
         _check_resumable(experiments)
+    else:
+        check_starts(experiments)
     check_storage(experiments)
     _warn_of_lost_work(experiments)
     start_ray(options)

@@ -151,3 +151,14 @@ def test_mappos_shared_policy_can_be_the_backbone(ray_cluster: None, tmp_path: P
     for key in ("backbone_checkpoint", "adapters_checkpoint"):
         with pytest.raises(CheckpointError, match="module_state"):
             config("plateau", **{key: str(path)}).build_algo()
+
+
+@pytest.mark.parametrize("share, warned", [(0.9, True), (0.4, False)])
+def test_a_run_that_ends_before_its_adapters_train_says_so(
+    ray_cluster: None, caplog: pytest.LogCaptureFixture, share: float, warned: bool
+) -> None:
+    algo = config(share, total_env_steps=2 * STEPS).build_algo()
+    for _ in range(2):
+        algo.train()
+    algo.stop()
+    assert (f"ends after {2 * STEPS} env steps, before its adapters trained" in caplog.text) == warned
