@@ -22,7 +22,10 @@ def check_import(checkpoint: Path, policy: str) -> None:
     Raises:
         ValueError: The team of `checkpoint` trains its shared network alone, or its state cannot be read.
     """
-    (config,), _ = pickle.loads((checkpoint / CLASS_FILE).read_bytes())["ctor_args_and_kwargs"]
+    try:
+        (config,), _ = pickle.loads((checkpoint / CLASS_FILE).read_bytes())["ctor_args_and_kwargs"]
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"code of this checkpoint cannot be imported here: {error}.") from error
     mode = config["adapter_mode"] if isinstance(config, dict) else config.adapter_mode
     check_adapters_act(policy, _state(checkpoint, Algorithm)["phase_switch"], mode)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
 
 PLATEAU = "plateau"
@@ -96,4 +97,4 @@ class PhaseSwitch:
 
 
 def _is_number(value: Any, least: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < float("inf")
+    return isinstance(value, Real) and not isinstance(value, bool) and least <= float(value) < float("inf")
