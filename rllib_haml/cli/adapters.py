@@ -13,6 +13,7 @@ from rllib_haml.config.errors import ConfigError, Problem, did_you_mean
 
 if TYPE_CHECKING:
     from rllib_haml.checkpoints.manifest import Manifest
+    from rllib_haml.modules.adapter_audit import AdapterAudit
 
 _MODULES = Path("learner_group", "learner", "rl_module")
 _AGENT = click.option("--agent", help="Only this agent's.")
@@ -113,15 +114,38 @@ def merge_adapters(checkpoint: Path, directory: Path, agent: str | None) -> None
 @adapters.command("audit")
 @CHECKPOINT
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw it into this picture, too.")
-def audit(checkpoint: Path, plot: Path | None) -> None:
+@click.option(
+    "--steps",
+    type=click.IntRange(min=0),
+    default=300,
+    show_default=True,
+    help="Joint steps to play, on which policies are compared; 0 compares weights alone.",
+)
+def audit(checkpoint: Path, plot: Path | None, steps: int) -> None:
     """Show how far the agents have drifted from the backbone and from each other."""
-    from rllib_haml.modules.adapter_audit import audit_adapters, plot_audit
+    from rllib_haml.modules.adapter_audit import plot_audit
+    from rllib_haml.modules.adapter_layers import layer_table
 
-    found = audit_adapters(_adapters(checkpoint))
-    click.echo(found.table())
+    found = _audit(checkpoint, steps)
+    click.echo(f"{found.table()}\n\n{layer_table(found)}")
+    if steps and found.divergence is None:
+        click.echo("KL: policies that remember, or have unequal spaces or masks, are not compared.")
     if plot is not None:
         plot_audit(found, plot)
         click.echo(f"{plot}")
+
+
+def _audit(checkpoint: Path, steps: int) -> AdapterAudit:
+    from rllib_haml.learners.adapter_report import report_adapters
+    from rllib_haml.modules.adapter_audit import audit_adapters
+
+    found = _adapters(checkpoint)
+    if not steps:
+        return audit_adapters(found)
+    from rllib_haml.cli.play import observe
+
+    joint = observe(checkpoint, steps)
+    return report_adapters(found, joint, len(joint.row), (0,))
 
 
 def _adapters(checkpoint: Path, agent: str | None = None) -> dict[str, Any]:

@@ -48,11 +48,14 @@ class AdapterAudit:
     backbone_bytes: int
 
     def metrics(self) -> dict[str, float]:
-        """Means over agents and layers or over pairs of agents; what is not known is absent."""
+        """Means over agents and layers or over pairs of agents; what is not known is absent.
+
+        Layers without a difference have no stable rank.
+        """
         pairs = ~np.eye(len(self.agents), dtype=bool)
         return _known(
             adapter_relative_norm=self.relative_norm,
-            adapter_stable_rank=self.stable_rank,
+            adapter_stable_rank=_where_positive(self.stable_rank),
             adapter_rank=self.rank,
             adapter_trainable=self.trainable,
             adapter_stored_bytes=self.stored_bytes,
@@ -69,7 +72,7 @@ class AdapterAudit:
         return _known(
             adapter_relative_norm=self.relative_norm[i],
             adapter_relative_norm_max=self.relative_norm[i].max(initial=0.0),
-            adapter_stable_rank=self.stable_rank[i],
+            adapter_stable_rank=_where_positive(self.stable_rank[i]),
             adapter_rank=self.rank[i],
             adapter_trainable=self.trainable[i],
             adapter_stored_bytes=self.stored_bytes[i],
@@ -149,7 +152,7 @@ def audit_adapters(adapters: Mapping[str, Adapter], batch: Mapping[str, Any] | N
 
 
 def plot_audit(audit: AdapterAudit, path: str | Path) -> None:
-    """Writes a picture: agents × layers of ‖ΔW‖ / ‖W‖, agents × agents of cosine and divergence.
+    """Writes a picture: agents × layers of norms and stable ranks, agents × agents of cosine and divergence.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed; the message says what to type.
@@ -163,6 +166,7 @@ def plot_audit(audit: AdapterAudit, path: str | Path) -> None:
         ) from error
     panels = [
         ("‖ΔW‖ / ‖W‖", audit.relative_norm, audit.layers, {"cmap": "viridis", "vmin": 0}),
+        ("stable rank of ΔW", audit.stable_rank, audit.layers, {"cmap": "viridis", "vmin": 0}),
         ("cosine of differences", audit.cosine, audit.agents, {"cmap": "coolwarm", "vmin": -1, "vmax": 1}),
     ]
     if audit.divergence is not None:
@@ -219,6 +223,10 @@ def _item_size(module: torch.nn.Module) -> int:
 def _rank(adapter: Adapter) -> float:
     ranks = list(adapter.lora.live_ranks().values())
     return float(np.mean(ranks)) if ranks else float("nan")
+
+
+def _where_positive(values: np.ndarray) -> np.ndarray:
+    return np.where(values > 0, values, np.nan)
 
 
 def _known(**figures: Any) -> dict[str, float]:
