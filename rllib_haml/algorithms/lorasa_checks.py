@@ -55,27 +55,39 @@ def check_adapted_networks(config: Any, team: Team) -> None:
 
 
 def check_overrides(config: Any, team: Team) -> None:
-    """
+    """Tells what settings of one module do to those that move with it.
+
     Raises:
         ValueError: An adapter has settings of its own that nothing would read, since it never moves alone.
     """
-    if not backbone_moves(config.adapter_mode):
+    overrides, mode = config.algorithm_config_overrides_per_module, config.adapter_mode
+    adapters = [name for name in overrides if name in team.members()]
+    if backbone_moves(mode):
+        for name in (BACKBONE, *adapters):
+            _check_shared_step(name, sorted(overrides.get(name, {}).keys() - _OF_OPTIMIZERS), mode)
+    if adapters and config.update_scheme == "simultaneous" and mode not in ("joint", "continue_shared"):
+        _tell(
+            f"algorithm_config_overrides_per_module names {', '.join(adapters)}: with update_scheme: "
+            f"simultaneous every adapter then moves by a mean and a gradient norm of its own; without "
+            f"these settings, all have them in common."
+        )
+
+
+def _check_shared_step(name: str, settings: list[str], mode: str) -> None:
+    """`settings` of `name` that are no optimizer's, where the backbone moves."""
+    if not settings:
         return
-    for name, overrides in config.algorithm_config_overrides_per_module.items():
-        without_effect = sorted(overrides.keys() - _OF_OPTIMIZERS)
-        if not without_effect or name not in (BACKBONE, *team.members()):
-            continue
-        given = f"algorithm_config_overrides_per_module gives {name!r} {', '.join(without_effect)}"
-        if name == BACKBONE:
-            _tell(f"{given}: with adapter_mode: {config.adapter_mode} these hold for all that moves with it.")
-        elif config.adapter_mode == "joint":
-            raise ValueError(
-                f"{given}, which nothing would read: with adapter_mode: joint all adapters move in one step "
-                f"with the backbone. Set it with .training(), or for {BACKBONE!r}; of an adapter's own are "
-                f"{', '.join(sorted(_OF_OPTIMIZERS))}."
-            )
-        else:
-            _tell(f"{given}: with adapter_mode: alternating these hold in the adapters' turns only.")
+    given = f"algorithm_config_overrides_per_module gives {name!r} {', '.join(settings)}"
+    if name == BACKBONE:
+        _tell(f"{given}: with adapter_mode: {mode} these hold for all that moves with it.")
+    elif mode == "joint":
+        raise ValueError(
+            f"{given}, which nothing would read: with adapter_mode: joint all adapters move in one step "
+            f"with the backbone. Set it with .training(), or for {BACKBONE!r}; an adapter's own are "
+            f"{', '.join(sorted(_OF_OPTIMIZERS))} alone."
+        )
+    else:
+        _tell(f"{given}: with adapter_mode: alternating these hold in the adapters' turns only.")
 
 
 @contextmanager

@@ -91,3 +91,12 @@ def test_settings_of_an_adapter_that_never_moves_alone(told: Any) -> None:
     assert (
         "'agent_1' entropy_coeff: with adapter_mode: alternating these hold in the adapters' turns" in second
     )
+
+
+def test_one_adapters_settings_part_what_would_move_at_once(told: Any) -> None:
+    overriding("frozen", agent_1={"lr": 1e-3}).validate()
+    overriding("frozen", critic={"lr": 1e-3}).training(update_scheme="simultaneous").validate()
+    assert not told(), "control"
+    overriding("frozen", agent_1={"lr": 1e-3}).training(update_scheme="simultaneous").validate()
+    (message,) = told()
+    assert "names agent_1: with update_scheme: simultaneous every adapter then moves by a mean" in message
