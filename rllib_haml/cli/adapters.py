@@ -123,6 +123,9 @@ def merge_adapters(checkpoint: Path, directory: Path, agent: str | None) -> None
 )
 def audit(checkpoint: Path, plot: Path | None, steps: int) -> None:
     """Show how far the agents have drifted from the backbone and from each other."""
+    from rllib_haml.cli.logs import set_up_logs
+
+    set_up_logs(verbosity=0)
     from rllib_haml.modules.adapter_audit import plot_audit
     from rllib_haml.modules.adapter_layers import layer_table
 
@@ -136,11 +139,11 @@ def audit(checkpoint: Path, plot: Path | None, steps: int) -> None:
 
 
 def _audit(checkpoint: Path, steps: int) -> AdapterAudit:
-    from rllib_haml.learners.adapter_report import report_adapters
+    from rllib_haml.learners.adapter_report import are_comparable, report_adapters
     from rllib_haml.modules.adapter_audit import audit_adapters
 
     found = _adapters(checkpoint)
-    if not steps:
+    if not steps or not are_comparable(list(found.values())):
         return audit_adapters(found)
     from rllib_haml.cli.play import observe
 
