@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -40,3 +41,12 @@ def stopping() -> Iterator[list[Any]]:
     yield algorithms
     for algo in algorithms:
         algo.stop()
+
+
+@pytest.fixture(autouse=True)
+def own_logger() -> Iterator[None]:
+    """As it was, whatever a command that ran in this process made of it."""
+    logger = logging.getLogger("rllib_haml")
+    before = logger.propagate, logger.level, list(logger.handlers)
+    yield
+    logger.propagate, logger.level, logger.handlers = before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rllib_haml.algorithms.every_learner import on_every_learner
 from rllib_haml.modules.adapter import Adapter
 from rllib_haml.modules.adapter_files import import_adapter
 from rllib_haml.modules.adapter_fit import adopt
+from rllib_haml.modules.adapter_mode import AdapterMode
 
 
 def running_adapter(algorithm: Any, policy: str) -> Adapter:
@@ -28,21 +30,33 @@ def running_adapter(algorithm: Any, policy: str) -> Adapter:
     return adapter
 
 
-def load_adapter(algorithm: Any, policy: str, directory: str | Path, shares: bool) -> None:
-    """See `LoRASA.load_adapter`.
-
-    Args:
-        shares: Whether the team now trains its shared network alone.
+def check_adapters_act(policy: str, switch: Mapping[str, Any], mode: AdapterMode) -> None:
     """
-    if shares:
+    Args:
+        switch: State of the team's `PhaseSwitch`.
+
+    Raises:
+        ValueError: The team now trains its shared network alone, which an adapter of `policy` would not
+            learn to fit.
+    """
+    if mode == "continue_shared":
         raise ValueError(
-            f"load_adapter({policy!r}): the team still trains the shared network, and adapters rest. Load it "
-            f"once `adapters_train` is 1, or start with adapters_from: 0."
+            f"{policy}: with adapter_mode: continue_shared the team trains the shared network for ever, and "
+            f"adapters rest: expected another adapter_mode."
         )
+    if not switch["done"] and switch["step"] != 0:
+        raise ValueError(
+            f"{policy}: the team still trains the shared network, and adapters rest. Give it one once "
+            f"`adapters_train` is 1, or start with adapters_from: 0."
+        )
+
+
+def load_adapter(algorithm: Any, policy: str, directory: str | Path, *, any_backbone: bool) -> None:
+    """See `LoRASA.load_adapter`."""
     running = running_adapter(algorithm, policy)
     made = copy.deepcopy(running)
     made.bind(running.backbone)
-    adopt(made, import_adapter(directory, running.backbone, like=running))
+    adopt(made, import_adapter(directory, running.backbone, like=running, any_backbone=any_backbone))
     on_every_learner(algorithm, partial(_replace, adapters={policy: made.get_state()}))
     send_weights(algorithm)
 

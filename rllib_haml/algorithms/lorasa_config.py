@@ -11,6 +11,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from rllib_haml._typing import AgentID, NotProvided
 from rllib_haml.algorithms.adapter_groups import AdapterMapping, adapter_mapping, check_groups
 from rllib_haml.algorithms.happo import HAPPOConfig
+from rllib_haml.algorithms.lorasa_checks import check_adapted_networks, check_lora, check_overrides
 from rllib_haml.algorithms.phase_switch import PLATEAU, PhaseSwitch
 from rllib_haml.algorithms.warm_start import check_warm_start, located
 from rllib_haml.learners.lorasa import LoRASALearner
@@ -20,7 +21,6 @@ from rllib_haml.modules.adapter import BACKBONE, Adapter
 from rllib_haml.modules.adapter_mode import ADAPTER_MODES, AdapterMode, backbone_moves, lora_of
 from rllib_haml.modules.critic import LORA
 from rllib_haml.modules.leading import widest
-from rllib_haml.modules.lora_config import LoRAConfig
 from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.sampling.team import Team
 
@@ -93,7 +93,8 @@ class LoRASAConfig(HAPPOConfig):
             plateau_patience: Iterations without a gain that make a plateau.
             plateau_min_gain: What counts as a gain: so much of the range of returns seen so far.
             backbone_checkpoint: A checkpoint of this package with a shared policy (MAPPO's with
-                `share_parameters: true`, or LoRASA's) to begin with.
+                `share_parameters: true`, or LoRASA's) to begin with, under the same `model_config`. Its
+                critic and value normaliser come along where they fit; optimizers begin anew.
             adapters_checkpoint: A checkpoint of LoRASA, perhaps of another team: backbone and the adapters of
                 the policies of the same names begin as they are there, and so does the critic if it sees
                 states of the same size. Adapters train from the start; optimizers begin anew.
@@ -144,8 +145,7 @@ class LoRASAConfig(HAPPOConfig):
         return RankAdaptation.of(self.adapt_rank, self.adapter_mode)
 
     def validate(self) -> None:
-        LoRAConfig.from_dict(self.lora)
-        LoRAConfig.from_dict(self.critic_lora or {})
+        check_lora(self)
         if self.adapter_mode not in ADAPTER_MODES:
             raise ValueError(
                 f"adapter_mode={self.adapter_mode!r}: expected one of {', '.join(ADAPTER_MODES)}."
@@ -158,6 +158,20 @@ class LoRASAConfig(HAPPOConfig):
                 "policy_mapping_fn and adapter_mapping_fn both say which adapter an agent has: give one."
             )
         super().validate()
+
+    def _check_networks(self, team: Team) -> None:
+        """As `TeamConfig`'s.
+
+        Raises:
+            ValueError: Also if `lora` or `critic_lora` does not fit the networks that it adapts.
+        """
+        super()._check_networks(team)
+        if self._rl_module_spec is None:
+            check_adapted_networks(self, team)
+
+    def _check_policies(self, team: Team) -> None:
+        super()._check_policies(team)
+        check_overrides(self, team)
 
     def default_policy_mapping_fn(self) -> Callable[..., str]:
         return adapter_mapping(self.adapter_mapping_fn)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.typing import StateDict
 
 from rllib_haml.algorithms.adapter_swap import running_adapter, send_weights
 from rllib_haml.algorithms.every_learner import on_every_learner
 from rllib_haml.algorithms.phase_switch import PLATEAU
+from rllib_haml.algorithms.warm_network import check_same_policy, take_over_critic
 from rllib_haml.checkpoints.policies import modules_of
 from rllib_haml.checkpoints.read import CheckpointError
 from rllib_haml.modules.adapter import BACKBONE, Adapter
 from rllib_haml.modules.adapter_fit import adopt
 from rllib_haml.modules.critic import CRITIC
 
-logger = logging.getLogger("rllib_haml")
+_STARTS = ("backbone_checkpoint", "adapters_checkpoint")
 
 
 def located(checkpoint: str | None) -> str | None:
@@ -52,9 +50,18 @@ def check_warm_start(config: Any) -> None:
         )
 
 
+def missing_start(config: Any) -> str:
+    """What is wrong if the checkpoint that the run is to begin with does not exist; else empty."""
+    for key in _STARTS:
+        path = getattr(config, key)
+        if path is not None and not Path(path).is_dir():
+            return f"{key}={path!r} does not exist: expected the directory of a checkpoint."
+    return ""
+
+
 def standing_alone(config: dict[str, Any]) -> dict[str, Any]:
     """`config` of a run that has begun: its own checkpoints hold what it began with."""
-    began = {"backbone_checkpoint": None, "adapters_checkpoint": None, "new_adapters": "zero"}
+    began = dict.fromkeys(_STARTS) | {"new_adapters": "zero"}
     at_once = {"adapters_from": 0} if config["adapters_checkpoint"] is not None else {}
     return config | began | at_once
 
@@ -63,28 +70,30 @@ def begin(algorithm: Any) -> None:
     """Loads what the algorithm's config names; see `LoRASAConfig.training`."""
     config = algorithm.config
     if config.backbone_checkpoint is not None:
-        state = shared_policy_of(config.backbone_checkpoint).get_state()
-        on_every_learner(algorithm, partial(_begin_with, states={BACKBONE: state}))
+        shared, critic = shared_policy_of(config.backbone_checkpoint)
+        check_same_policy(config.backbone_checkpoint, algorithm.get_module(BACKBONE), shared)
+        on_every_learner(algorithm, partial(_begin_with, states={BACKBONE: shared.get_state()}))
+        take_over_critic(algorithm, critic)
         send_weights(algorithm)
     if config.adapters_checkpoint is not None:
         former = former_team(config.adapters_checkpoint)
         states = {BACKBONE: former[BACKBONE].get_state()} | adapters_of(algorithm, former)
         on_every_learner(algorithm, partial(_begin_with, states=states))
-        _take_over_critic(algorithm, former)
+        take_over_critic(algorithm, former[CRITIC])
         send_weights(algorithm)
 
 
-def shared_policy_of(path: str) -> RLModule:
-    """The policy that all agents share in the checkpoint at `path`.
+def shared_policy_of(path: str) -> tuple[Any, Any]:
+    """The policy that all agents share in the checkpoint at `path`, and the team's critic, if it has one.
 
     Raises:
-        ValueError: It holds none.
+        ValueError: It holds no shared policy.
         CheckpointError: There is no checkpoint, or it is not as it was written.
     """
     found = _modules_of("backbone_checkpoint", path)
     for name in (BACKBONE, "shared"):
         if name in found:
-            return found[name]
+            return found[name], found.get(CRITIC)
     raise ValueError(
         f"backbone_checkpoint={path!r} holds no shared policy: expected the checkpoint of MAPPO with "
         f"share_parameters: true, or of LoRASA."
@@ -179,22 +188,3 @@ def _with_spaces_of(name: str, adapter: Adapter, peers: Mapping[str, Adapter]) -
 def _begin_with(learner: Any, states: Mapping[str, StateDict]) -> None:
     for name, state in states.items():
         learner.module[name].unwrapped().set_state(state)
-
-
-def _take_over_critic(algorithm: Any, former: Mapping[str, Any]) -> None:
-    """The former team's, if it fits what is seen here; else a new one learns."""
-    state = former[CRITIC].get_state()
-
-    def take(learner: Any) -> bool:
-        critic = learner.module[CRITIC].unwrapped()
-        fits = _shapes(critic.get_state()) == _shapes(state)
-        if fits:
-            critic.set_state(state)
-        return fits
-
-    if not all(on_every_learner(algorithm, take)):
-        logger.info("The critic begins anew: that of the former team sees other states.")
-
-
-def _shapes(state: StateDict) -> dict[str, tuple[int, ...]]:
-    return {name: np.shape(value) for name, value in state.items()}

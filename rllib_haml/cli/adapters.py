@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rllib_haml.cli.arguments import CHECKPOINT
 from rllib_haml.config.errors import ConfigError, Problem, did_you_mean
+
+if TYPE_CHECKING:
+    from rllib_haml.modules.adapter_drift import AdapterAudit
 
 _AGENT = click.option("--agent", help="Only this agent's.")
 
@@ -55,10 +58,20 @@ def export_adapters(checkpoint: Path, directory: Path, agent: str | None) -> Non
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--agent", required=True, help="Whose adapter it becomes.")
-def import_adapter_files(checkpoint: Path, directory: Path, out: Path, agent: str) -> None:
-    """Write a copy OUT of CHECKPOINT in which AGENT has the adapter in DIRECTORY."""
+@click.option(
+    "--any-backbone",
+    is_flag=True,
+    help="Also one that was made over another backbone, or, as PEFT's own, does not say over which.",
+)
+def import_adapter_files(
+    checkpoint: Path, directory: Path, out: Path, agent: str, any_backbone: bool
+) -> None:
+    """Write a copy OUT of CHECKPOINT in which AGENT has the adapter in DIRECTORY.
+
+    A run that goes on from OUT trains it with a new optimizer.
+    """
+    from rllib_haml.algorithms.adapter_import import check_import, replace_adapter
     from rllib_haml.checkpoints.manifest import MANIFEST, Manifest
-    from rllib_haml.checkpoints.policies import MODULES
     from rllib_haml.checkpoints.write import write_whole
     from rllib_haml.modules.adapter_files import import_adapter
     from rllib_haml.modules.adapter_fit import adopt
@@ -68,13 +81,18 @@ def import_adapter_files(checkpoint: Path, directory: Path, out: Path, agent: st
     if out.exists():
         raise _problem(out, "exists already: name a new directory.")
     try:
-        adopt(running, import_adapter(directory, running.backbone, like=running))
+        check_import(checkpoint, agent)
+    except ValueError as error:
+        raise _problem(checkpoint, str(error)) from error
+    try:
+        given = import_adapter(directory, running.backbone, like=running, any_backbone=any_backbone)
+        adopt(running, given)
     except (ValueError, OSError) as error:
         raise _problem(directory, str(error)) from error
 
     def write(directory: Path) -> None:
         shutil.copytree(checkpoint, directory, dirs_exist_ok=True)
-        running.save_to_path(str((directory / MODULES / agent).resolve()))
+        replace_adapter(directory, agent, running)
 
     write_whole(out.absolute(), manifest, write)
     click.echo(f"{out}")
@@ -94,16 +112,41 @@ def merge_adapters(checkpoint: Path, directory: Path, agent: str | None) -> None
 @adapters.command("audit")
 @CHECKPOINT
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw it into this picture, too.")
-def audit(checkpoint: Path, plot: Path | None) -> None:
+@click.option(
+    "--steps",
+    type=click.IntRange(min=0),
+    default=300,
+    show_default=True,
+    help="Joint steps to play, on which policies are compared; 0 compares weights alone.",
+)
+def audit(checkpoint: Path, plot: Path | None, steps: int) -> None:
     """Show how far the agents have drifted from the backbone and from each other."""
-    from rllib_haml.modules.adapter_audit import audit_table, plot_audit
-    from rllib_haml.modules.adapter_drift import audit_adapters
+    from rllib_haml.cli.logs import set_up_logs
 
-    found = audit_adapters(_adapters(checkpoint))
-    click.echo(audit_table(found.by_agent()))
+    set_up_logs(verbosity=0)
+    from rllib_haml.modules.adapter_audit import audit_table, plot_audit
+    from rllib_haml.modules.adapter_layers import layer_table
+
+    found = _audit(checkpoint, steps)
+    click.echo(f"{audit_table(found.by_agent())}\n\n{layer_table(found)}")
+    if steps and found.divergence is None:
+        click.echo("KL: recurrent policies, and those with unequal spaces or masks, are not compared.")
     if plot is not None:
         plot_audit(found, plot)
         click.echo(f"{plot}")
+
+
+def _audit(checkpoint: Path, steps: int) -> AdapterAudit:
+    from rllib_haml.learners.adapter_report import are_comparable, report_adapters
+    from rllib_haml.modules.adapter_drift import audit_adapters
+
+    found = _adapters(checkpoint)
+    if not steps or not are_comparable(list(found.values())):
+        return audit_adapters(found)
+    from rllib_haml.cli.play import observe
+
+    joint = observe(checkpoint, steps)
+    return report_adapters(found, joint, len(joint.row), (0,))
 
 
 def _adapters(checkpoint: Path, agent: str | None = None) -> dict[str, Any]:

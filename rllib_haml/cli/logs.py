@@ -42,7 +42,8 @@ def set_up_logs(verbosity: int) -> None:
 
 def silence_ray() -> None:
     """Call again after `ray.init`, which sets the levels of Ray's loggers anew."""
-    for name in ("ray.rllib", "ray.tune", "ray.train"):
+    # The last tells that RLlib makes its own modules in an old way.
+    for name in ("ray.rllib", "ray.tune", "ray.train", "ray._common.deprecation"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from rllib_haml.cli.logs import silence_ray
 from rllib_haml.cli.render import Recorder, recording, unrendered
 from rllib_haml.config.errors import ConfigError, Problem
 from rllib_haml.config.names import NameProblem, check_environment
+from rllib_haml.learners.batch import JointBatch
+from rllib_haml.sampling.fragment import in_batch_order
 from rllib_haml.sampling.from_episodes import as_fragments
 from rllib_haml.sampling.metrics import rewards_of
 
@@ -50,14 +53,42 @@ def play(
     rllib_haml.register()
     config = _config_for_playing(checkpoint)
     recorder = recording(config, render_to) if render_to else None
+    with _playing(checkpoint, config, bool(recorder), verbosity) as algorithm:
+        yield from _episodes(algorithm, num_episodes, recorder)
+
+
+def observe(checkpoint: Path, num_steps: int) -> JointBatch:
+    """What the team of a checkpoint of this package does in about so many joint steps, with exploration.
+
+    Raises:
+        ConfigError: The checkpoint cannot be loaded.
+    """
+    rllib_haml.register()
+    config: Any = _config_for_playing(checkpoint)
+    with _playing(checkpoint, config, False, verbosity=0) as algorithm:
+        return _observed(algorithm, num_steps)
+
+
+def _observed(algorithm: Any, num_steps: int) -> JointBatch:
+    samples = algorithm.env_runner.sample(num_timesteps=num_steps, explore=True)
+    fragments = in_batch_order(as_fragments(samples, algorithm.config))
+    connector = algorithm.config.build_learner_connector(None, None)
+    return JointBatch.of(connector(rl_module=None, batch={}, episodes=fragments))
+
+
+@contextmanager
+def _playing(
+    checkpoint: Path, config: AlgorithmConfig, rendering: bool, verbosity: int
+) -> Iterator[Algorithm]:
+    """The algorithm of a checkpoint, on a Ray of its own."""
     ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level=logging.CRITICAL)
     if not verbosity:
         silence_ray()
         # That the training's episodes are not continued goes without saying here.
         logging.getLogger("rllib_haml").setLevel(logging.ERROR)
     try:
-        algorithm = _build(checkpoint, config, bool(recorder))
-        yield from _episodes(algorithm, num_episodes, recorder)
+        algorithm = _build(checkpoint, config, rendering)
+        yield algorithm
         algorithm.stop()
     finally:
         ray.shutdown()

@@ -20,6 +20,7 @@ from rllib_haml.cli.progress import ProgressLines
 from rllib_haml.cli.report import report
 from rllib_haml.cli.resources import WaitingLines, trial_shortage
 from rllib_haml.cli.resume import NEVER_BEGUN, EarlierRun, check_settings, earlier_run
+from rllib_haml.cli.starts import check_starts
 from rllib_haml.cli.storage import check_storage, experiment_path, storage_path
 from rllib_haml.config.errors import ConfigError, Problem
 from rllib_haml.config.experiment import Experiment
@@ -43,6 +44,7 @@ def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int
         for experiment in experiments:
             _say_ended(experiment)
         return 0
+    check_starts([e for e in experiments if not _goes_on(e, options)])
     check_storage(experiments)
     _warn_of_lost_work(experiments)
     with former_sigterm():
@@ -97,6 +99,11 @@ def _nothing_to_resume(experiment: Experiment, ended: bool) -> str:
         f"nothing to resume: the run in {path} has ended. To train on, start another from its checkpoint: "
         f"--restore CHECKPOINT --experiment-name NAME, without --resume."
     )
+
+
+def _goes_on(experiment: Experiment, options: TrainOptions) -> bool:
+    """From a checkpoint of its own, so that it needs none of another run."""
+    return (options.resume or options.auto_resume) and earlier_run(experiment_path(experiment)).begun
 
 
 def _all_have_ended(experiments: list[Experiment]) -> bool:

@@ -28,10 +28,13 @@ def validate(files: tuple[str, ...], allow_eval: bool) -> None:
     from rllib_haml.cli.logs import set_up_logs
 
     set_up_logs(verbosity=0)
+    from rllib_haml.cli.starts import check_starts
+
     problems = []
     for file in files:
         try:
             for experiment in _sound_experiments(file, allow_eval):
+                check_starts([experiment])
                 trials = f", {experiment.num_trials} trials" if experiment.num_trials > 1 else ""
                 click.echo(
                     f"{file}: {experiment.name}: OK ({experiment.algorithm}{trials}{_drift(experiment)})"

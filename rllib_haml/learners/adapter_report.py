@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +36,8 @@ def report_adapters(
         key: Seeds the choice of the steps.
     """
     audit, each = audit_adapters(adapters), list(adapters.values())
-    if not _are_comparable(each, joint):
+    masked = {ACTION_MASK in columns for columns in joint.policies.values()}
+    if not are_comparable(each) or len(masked) > 1:
         return audit
     batch, count = _visited(joint, _some(joint, total, key), next(each[0].parameters()).dtype)
     found = divergences(each, batch) if count else np.zeros((len(each), len(each)))
@@ -46,14 +47,11 @@ def report_adapters(
     return replace(audit, divergence=(sums / counts).cpu().numpy()) if counts else audit
 
 
-def _are_comparable(adapters: list[Adapter], joint: JointBatch) -> bool:
+def are_comparable(adapters: Sequence[Adapter]) -> bool:
+    """Whether they can be asked about the same observations: none is recurrent, and spaces are equal."""
     first, *others = adapters
     spaces = (first.observation_space, first.action_space)
-    return (
-        not first.is_stateful()
-        and all((other.observation_space, other.action_space) == spaces for other in others)
-        and len({ACTION_MASK in columns for columns in joint.policies.values()}) == 1
-    )
+    return not first.is_stateful() and all((a.observation_space, a.action_space) == spaces for a in others)
 
 
 def _some(joint: JointBatch, total: int, key: tuple[int, ...]) -> Tensor:

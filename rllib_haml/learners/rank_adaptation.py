@@ -43,17 +43,24 @@ class RankAdaptation:
             return None
         if mode not in LOW_RANK_MODES:
             raise ValueError(f"adapt_rank: adapter_mode={mode!r} trains no low-rank adapters: leave it out.")
+        if not isinstance(values, Mapping):
+            raise ValueError(f"adapt_rank={values!r}: expected keys such as {{energy: 0.99, every: 20}}.")
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
                 hint = did_you_mean(key, known)
                 raise ValueError(f"adapt_rank has no key {key!r}. {hint}Known keys: {', '.join(known)}.")
         made = cls(**values)
-        if not isinstance(made.energy, int | float) or not 0 < made.energy <= 1:
+        if (
+            isinstance(made.energy, bool)
+            or not isinstance(made.energy, int | float)
+            or not 0 < made.energy <= 1
+        ):
             raise ValueError(f"adapt_rank: energy={made.energy!r}: expected a share above 0, at most 1.")
         for key in ("budget", "every"):
             value = getattr(made, key)
-            if not (isinstance(value, int) and value >= 1) and not (key == "budget" and value is None):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (whole and value >= 1) and not (key == "budget" and value is None):
                 raise ValueError(f"adapt_rank: {key}={value!r}: expected a whole number of at least 1.")
         return made
 

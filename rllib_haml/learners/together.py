@@ -21,6 +21,9 @@ from rllib_haml.modules.adapter import Adapter, forward_together
 class Together:
     """All the agents of some policies; whatever of their parameters moves, moves for all of them at once.
 
+    One loss, the mean over all agents' active rows, and one gradient norm for `grad_clip`. The authors' code
+    of LoRASA sums the agents' losses and clips each agent's gradient by itself.
+
     Adapters of one backbone that are not recurrent are evaluated as one network, with one batched product
     for each layer, if they adapt the same parameters and stand for equally many agents; else, policies are
     evaluated one after another.

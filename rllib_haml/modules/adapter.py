@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import gymnasium as gym
 import torch
@@ -21,6 +21,7 @@ from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.state import load_exactly
 
 BACKBONE, SETTINGS = "backbone", "model_config"
+Network = TypeVar("Network", bound=TorchRLModule)
 
 
 class Adapter(TorchRLModule):
@@ -44,11 +45,7 @@ class Adapter(TorchRLModule):
         values = dict(self.model_config)
         config = LoRAConfig.from_dict(values.pop("lora", {}))
         self.train_backbone = bool(values.pop("train_backbone", False))
-        # Names and shapes without memory or random numbers.
-        with torch.device("meta"):
-            like = Actor(
-                observation_space=self.observation_space, action_space=self.action_space, model_config=values
-            )
+        like = on_meta(Actor, self.observation_space, self.action_space, values)
         self.lora = LoRA(like, config)
         self.action_dist_cls = like.action_dist_cls
         self._initial_state = like.get_initial_state()
@@ -217,6 +214,14 @@ def forward_together(adapters: Sequence[Adapter], batch: dict[str, Any]) -> Tens
     adapted = stack_effective(base, [adapter.lora for adapter in adapters])
     places = ({name: 0 if name in adapted else None for name in base}, 0)
     return vmap(first.outputs, in_dims=places)({**base, **adapted}, batch)
+
+
+def on_meta(
+    kind: type[Network], observation_space: gym.Space, action_space: gym.Space, model_config: dict[str, Any]
+) -> Network:
+    """A network's names and shapes, without memory or random numbers."""
+    with torch.device("meta"):
+        return kind(observation_space=observation_space, action_space=action_space, model_config=model_config)
 
 
 def _signature(actor: Actor) -> dict[str, str]:

@@ -34,7 +34,7 @@ def audit_table(by_agent: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def plot_audit(audit: AdapterAudit, path: str | Path) -> None:
-    """Writes a picture: agents × layers of ‖ΔW‖ / ‖W‖, agents × agents of cosine and divergence.
+    """Writes a picture: agents × layers of norms and stable ranks, agents × agents of cosine and divergence.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed; the message says what to type.
@@ -48,6 +48,7 @@ def plot_audit(audit: AdapterAudit, path: str | Path) -> None:
         ) from error
     panels = [
         ("‖ΔW‖ / ‖W‖", audit.relative_norm, audit.layers, {"cmap": "viridis", "vmin": 0}),
+        ("stable rank of ΔW", audit.stable_rank, audit.layers, {"cmap": "viridis", "vmin": 0}),
         ("cosine of differences", audit.cosine, audit.agents, {"cmap": "coolwarm", "vmin": -1, "vmax": 1}),
     ]
     if audit.divergence is not None:

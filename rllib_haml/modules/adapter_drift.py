@@ -45,11 +45,14 @@ class AdapterAudit:
     stored_bytes: np.ndarray
 
     def metrics(self) -> dict[str, float]:
-        """Means over agents and layers or over pairs of agents; what is not known is absent."""
+        """Means over agents and layers or over pairs of agents; what is not known is absent.
+
+        Layers without a difference have no stable rank.
+        """
         pairs = ~np.eye(len(self.agents), dtype=bool)
         return _known(
             adapter_relative_norm=self.relative_norm,
-            adapter_stable_rank=self.stable_rank,
+            adapter_stable_rank=_where_positive(self.stable_rank),
             adapter_rank=self.rank,
             adapter_trainable=self.trainable,
             adapter_stored_bytes=self.stored_bytes,
@@ -66,7 +69,7 @@ class AdapterAudit:
         return _known(
             adapter_relative_norm=self.relative_norm[i],
             adapter_relative_norm_max=self.relative_norm[i].max(initial=0.0),
-            adapter_stable_rank=self.stable_rank[i],
+            adapter_stable_rank=_where_positive(self.stable_rank[i]),
             adapter_rank=self.rank[i],
             adapter_trainable=self.trainable[i],
             adapter_stored_bytes=self.stored_bytes[i],
@@ -154,6 +157,10 @@ def _item_size(module: torch.nn.Module) -> int:
 def _rank(adapter: Adapter) -> float:
     ranks = list(adapter.lora.live_ranks().values())
     return float(np.mean(ranks)) if ranks else float("nan")
+
+
+def _where_positive(values: np.ndarray) -> np.ndarray:
+    return np.where(values > 0, values, np.nan)
 
 
 def _known(**figures: Any) -> dict[str, float]:

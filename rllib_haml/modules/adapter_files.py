@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -65,31 +66,40 @@ def export_adapter(adapter: Adapter, directory: str | Path) -> None:
     (directory / CONFIG_FILE).write_text(json.dumps(_peft_config(adapter), indent=2) + "\n", encoding="utf-8")
 
 
-def import_adapter(directory: str | Path, backbone: Actor, *, like: Adapter | None = None) -> Adapter:
+def import_adapter(
+    directory: str | Path,
+    backbone: Actor,
+    *,
+    like: Adapter | None = None,
+    any_backbone: bool = False,
+) -> Adapter:
     """The adapter in these files, bound to `backbone`.
 
     Args:
         like: An adapter of the agent whose it becomes, if its spaces are not the backbone's.
+        any_backbone: Whether `backbone` may be another than the adapter was exported with, or than PEFT
+            trained it over, which its files do not say.
 
     Raises:
         FileNotFoundError: There is no adapter in this directory.
-        ValueError: It was made over another backbone; its tensors' names, shapes or types are not those
-            that its configuration asks for; or it uses what this package has not.
+        ValueError: It was made over another backbone; a file cannot be read; its tensors' names, shapes or
+            types are not those that its configuration asks for; or it uses what this package has not.
     """
     directory = Path(directory)
     for name in (CONFIG_FILE, TENSORS_FILE):
         if not (directory / name).is_file():
             raise FileNotFoundError(f"{directory} holds no adapter: expected {name} in it.")
-    values = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-    _check_backbone(values.get(OWN_KEY, {}).get("backbone_sha256"), backbone, directory)
+    values, config = _read_config(directory / CONFIG_FILE)
+    if not any_backbone:
+        _check_backbone(values.get(OWN_KEY, {}).get("backbone_sha256"), backbone, directory)
     agent = like or backbone
     adapter = Adapter.over(
         backbone,
-        _lora_config(values),
+        config,
         observation_space=agent.observation_space,
         action_space=agent.action_space,
     )
-    tensors = load_file(directory / TENSORS_FILE)
+    tensors = _read_tensors(directory / TENSORS_FILE)
     _check_tensors(tensors, _tensors(adapter), directory)
     _load(adapter, tensors)
     return adapter
@@ -125,10 +135,32 @@ def _peft_config(adapter: Adapter) -> dict[str, Any]:
     }
 
 
+def _read_config(file: Path) -> tuple[dict[str, Any], LoRAConfig]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no JSON object")
+        return values, _lora_config(values)
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged: {error}. Export or copy the adapter anew.") from error
+
+
 def _lora_config(values: dict[str, Any]) -> LoRAConfig:
     """This package's own configuration where it wrote the files, else PEFT's."""
-    if "lora" in values.get(OWN_KEY, {}):
-        return LoRAConfig.from_dict(values[OWN_KEY]["lora"])
+    if OWN_KEY in values:
+        own = values[OWN_KEY]
+        if not isinstance(own, dict) or not {"lora", "backbone_sha256"} <= own.keys():
+            raise ValueError(
+                f"{OWN_KEY!r} is to hold 'lora' and 'backbone_sha256', as exported adapters have it"
+            )
+        return LoRAConfig.from_dict(own["lora"])
     foreign = [key for key in _FOREIGN_KEYS if values.get(key)]
     if values.get("peft_type") != "LORA" or foreign:
         raise ValueError(
@@ -195,13 +227,17 @@ def _factors(lora: LoRA, target: Target) -> tuple[Tensor, Tensor]:
 
 def _check_backbone(expected: str | None, backbone: Actor, directory: Path) -> None:
     given = backbone_sha256(backbone)
-    if expected != given:
-        raise ValueError(
-            f"The adapter in {directory} was exported over the backbone {expected or '(not recorded)'}, and "
-            f"this one is {given}: over it, the adapter is another policy. Give the backbone that it was "
-            f"exported with. (PEFT records none: if it is this one, write it into {CONFIG_FILE} as "
-            f"{json.dumps({OWN_KEY: {'backbone_sha256': given}})}.)"
-        )
+    if expected == given:
+        return
+    made = (
+        f"was exported over the backbone {expected}, and this one is {given}"
+        if expected
+        else f"does not say over which backbone it was made (PEFT's own do not); this one is {given}"
+    )
+    raise ValueError(
+        f"The adapter in {directory} {made}: over another backbone it is another policy. Give the one that "
+        f"it was made with, or take any with any_backbone=True (`rllib adapters import --any-backbone`)."
+    )
 
 
 def _check_tensors(given: dict[str, Tensor], expected: dict[str, Tensor], directory: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -57,6 +57,22 @@ class LoRAConfig:
     full_rank_policy: FullRankPolicy = "dense"
 
     def __post_init__(self):
+        # PEFT's files have null where a key is not set.
+        for key, default in _WHERE_NULL.items():
+            if getattr(self, key) is None:
+                object.__setattr__(self, key, default())
+        self._check_kinds()
+        self._check_numbers()
+        for pattern in self._expressions():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"lora: {pattern!r} is no regular expression: {error}.") from error
+
+    def _check_kinds(self) -> None:
+        for key, (fits, expected) in _KINDS.items():
+            if not fits(getattr(self, key)):
+                raise ValueError(f"lora: {key}={getattr(self, key)!r}: expected {expected}.")
         for key, allowed in (
             ("bias", get_args(Bias)),
             ("init_lora_weights", INITS),
@@ -66,17 +82,14 @@ class LoRAConfig:
                 raise ValueError(
                     f"lora: {key}={getattr(self, key)!r}: expected one of {', '.join(map(repr, allowed))}."
                 )
+
+    def _check_numbers(self) -> None:
         for key, rank in {"r": self.r, **self.rank_pattern}.items():
             if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
                 raise ValueError(f"lora: rank {key}={rank!r}: expected a whole number of at least 1.")
         for key, alpha in {"lora_alpha": self.lora_alpha, **self.alpha_pattern}.items():
-            if not alpha > 0:
+            if not _is_number(alpha) or not 0 < alpha < math.inf:
                 raise ValueError(f"lora: alpha {key}={alpha!r}: expected a number above 0.")
-        for pattern in self._expressions():
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"lora: {pattern!r} is no regular expression: {error}.") from error
 
     def _expressions(self) -> list[str]:
         whole = [names for names in (self.target_modules, self.exclude_modules) if isinstance(names, str)]
@@ -97,8 +110,10 @@ class LoRAConfig:
         """Strict: an unknown key is an error.
 
         Raises:
-            ValueError: Names the unknown key and the nearest known one.
+            ValueError: Names the unknown key and the nearest known one, or the value that is wrong.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"lora={values!r}: expected keys such as {{r: 8, lora_alpha: 8}}.")
         known = [f.name for f in fields(cls)]
         for key in values:
             if key not in known:
@@ -123,6 +138,44 @@ def exactly(module: str) -> str:
     return f"^{re.escape(module)}"
 
 
+def matches_end(pattern: str, module: str) -> bool:
+    """PEFT's rule for the keys of a pattern: an expression for the name, or for what follows a dot in it."""
+    return re.match(rf"(.*\.)?({pattern})$", module) is not None
+
+
 def _by_pattern(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
-    found = (value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module))
-    return next(found, default)
+    return next((value for key, value in pattern.items() if matches_end(key, module)), default)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+
+
+def _is_layers(value: Any) -> bool:
+    return isinstance(value, str) or _is_names(value)
+
+
+def _is_by_layer(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+_LAYERS = "a list of layers' names, [network.1], or one regular expression for whole names"
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "target_modules": (_is_layers, f"{ALL_LINEAR}, {_LAYERS}"),
+    "exclude_modules": (lambda value: value is None or _is_layers(value), _LAYERS),
+    "modules_to_save": (_is_names, "a list of modules' names, such as [head]"),
+    "rank_pattern": (_is_by_layer, "a rank by layer, {network.1: 4}"),
+    "alpha_pattern": (_is_by_layer, "a number by layer, {network.1: 4.0}"),
+    "use_rslora": (lambda value: isinstance(value, bool), "true or false"),
+    "adapt_log_std": (lambda value: isinstance(value, bool), "true or false"),
+}
+_WHERE_NULL: dict[str, Callable[[], Any]] = {
+    "target_modules": lambda: ALL_LINEAR,
+    "modules_to_save": list,
+    "rank_pattern": dict,
+    "alpha_pattern": dict,
+}

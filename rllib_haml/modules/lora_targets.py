@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
 
-from rllib_haml.modules.lora_config import ALL_LINEAR, LoRAConfig, matches
+from rllib_haml.modules.lora_config import ALL_LINEAR, LoRAConfig, matches, matches_end
 from rllib_haml.nearest import did_you_mean
-
-logger = logging.getLogger("rllib_haml")
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,8 @@ def find_targets(base: nn.Module, config: LoRAConfig) -> tuple[Target, ...]:
             nothing is adapted at all; a rank is full and `full_rank_policy` is `error`.
     """
     saved, linears = saved_modules(base, config), linear_targets(base, config)
+    for key in ("rank_pattern", "alpha_pattern"):
+        _check_patterns(key, getattr(config, key), linears)
     targets = []
     for name, parameter in base.named_parameters():
         module, _, leaf = name.rpartition(".")
@@ -74,19 +72,44 @@ def find_targets(base: nn.Module, config: LoRAConfig) -> tuple[Target, ...]:
     return tuple(targets)
 
 
+def full_ranks(base: nn.Module, config: LoRAConfig) -> str:
+    """What `full_rank_policy` makes of layers whose rank is not low, in a sentence; empty without any."""
+    shapes = {
+        name: tuple(base.get_parameter(f"{name}.weight").shape) for name in linear_targets(base, config)
+    }
+    asked = {name: config.rank_and_scaling(name)[0] for name in shapes}
+    full = [
+        f"{name} {shape} (r={asked[name]})" for name, shape in shapes.items() if asked[name] >= min(shape)
+    ]
+    if not full:
+        return ""
+    made = (
+        "differences that are plain matrices" if config.full_rank_policy == "dense" else "the rank they have"
+    )
+    return (
+        f"lora: no low rank for {', '.join(full)}: full_rank_policy={config.full_rank_policy!r} gives them "
+        f"{made}. A smaller r, or rank_pattern for these layers, makes it low."
+    )
+
+
 def linear_targets(base: nn.Module, config: LoRAConfig) -> list[str]:
     """The linear layers that `target_modules` names, without the excluded and the saved ones."""
     saved = saved_modules(base, config)
     linears = [name for name, module in base.named_modules() if isinstance(module, nn.Linear)]
     wanted, unwanted = config.target_modules, config.exclude_modules
-    if isinstance(wanted, list):
+    if not isinstance(wanted, str):
         _check_listed("target_modules", wanted, linears, base)
     if wanted == ALL_LINEAR:
         wanted = linears
     found = [name for name in linears if matches(wanted, name)]
     if not found and wanted:
         raise ValueError(f"lora: target_modules={wanted!r} matches none of the linear layers {linears}.")
-    if isinstance(unwanted, list):
+    if isinstance(unwanted, str):
+        if not any(matches(unwanted, name) for name in linears):
+            raise ValueError(
+                f"lora: exclude_modules={unwanted!r} matches none of the linear layers {linears}."
+            )
+    elif unwanted is not None:
         _check_listed("exclude_modules", unwanted, linears, base)
     kept = [name for name in found if not _inside(name, saved)]
     return [name for name in kept if unwanted is None or not matches(unwanted, name)]
@@ -120,6 +143,15 @@ def _check_listed(key: str, listed: list[str], possible: list[str], base: nn.Mod
         )
 
 
+def _check_patterns(key: str, pattern: Iterable[str], layers: list[str]) -> None:
+    for layer in pattern:
+        if not any(matches_end(layer, name) for name in layers):
+            raise ValueError(
+                f"lora: {key} names {layer!r}, which matches none of the layers with low-rank differences, "
+                f"{', '.join(layers) or '(there are none)'}. {did_you_mean(layer, layers)}"
+            )
+
+
 def _linear_target(name: str, shape: tuple[int, ...], config: LoRAConfig) -> Target:
     rank, scaling = config.rank_and_scaling(name.rpartition(".")[0])
     full = min(shape)
@@ -131,11 +163,4 @@ def _linear_target(name: str, shape: tuple[int, ...], config: LoRAConfig) -> Tar
             f"{given}: choose a smaller r (rank_pattern for this layer only), or full_rank_policy "
             f"'dense' or 'clip'."
         )
-    _tell(f"{given}; full_rank_policy={config.full_rank_policy!r}.")
     return Target(name, shape) if config.full_rank_policy == "dense" else Target(name, shape, full, scaling)
-
-
-@functools.cache
-def _tell(message: str) -> None:
-    """Once in a process, however many agents there are."""
-    logger.info(message)

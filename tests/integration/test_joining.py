@@ -176,6 +176,34 @@ def test_a_runs_own_checkpoint_stands_alone(former: Any, tmp_path: Path, key: st
     restored.stop()
 
 
+@pytest.mark.parametrize("key", ["adapters_checkpoint", "backbone_checkpoint"])
+def test_a_trial_that_is_started_again_needs_its_own_checkpoint_only(
+    former: Any, tmp_path: Path, key: str
+) -> None:
+    """As Tune does it: the algorithm is built anew from the same config, then restored."""
+    shutil.copytree(former[0], tmp_path / "first")
+    start: dict[str, Any] = {key: str(tmp_path / "first")}
+    start |= {"adapters_from": 0} if key == "backbone_checkpoint" else {}
+    settings = config(["ann", "bob", "cid"], **start)
+    algo = settings.copy(copy_frozen=False).build_algo()
+    algo.train()
+    path, expected = algo.save_to_path(str(tmp_path / "second")), weights(algo)
+    algo.stop()
+    shutil.rmtree(tmp_path / "first")
+    again = settings.copy(copy_frozen=False).build_algo()
+    for call in (again.train, again.evaluate):
+        with pytest.raises(
+            FileNotFoundError, match=rf"{key}='.*first' does not exist: expected the directory"
+        ):
+            call()
+    again.restore(path)
+    found = weights(again)
+    for name, tensors in expected.items():
+        assert all(np.array_equal(value, found[name][tensor]) for tensor, value in tensors.items())
+    assert again.train()["adapters_train"] == 1.0
+    again.stop()
+
+
 def test_checkpoints_are_found_from_where_the_config_is_written(tmp_path: Any, monkeypatch: Any) -> None:
     """Trials run in directories of their own."""
     monkeypatch.chdir(tmp_path)

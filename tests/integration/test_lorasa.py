@@ -75,6 +75,17 @@ def test_first_the_backbone_moves_and_then_the_adapters(ray_cluster: None) -> No
     algo.stop()
 
 
+def test_a_plateau_of_the_teams_return_begins_the_adapters(ray_cluster: None) -> None:
+    """With gains that no run makes: the first return counts as one, then patience ends after two."""
+    algo = config("plateau", plateau_patience=2, plateau_min_gain=10.0).build_algo()
+    results = [algo.train() for _ in range(3)]
+    shared = weights(algo)
+    results.append(algo.train())
+    assert [result["adapters_train"] for result in results] == [0.0, 0.0, 0.0, 1.0]
+    assert moved(shared, weights(algo)) == AGENTS | {"critic"}
+    algo.stop()
+
+
 def _steps_of(optimizer: torch.optim.Optimizer) -> int:
     return int(next(iter(optimizer.state.values()))["step"])
 
@@ -121,15 +132,33 @@ def test_mappos_shared_policy_can_be_the_backbone(ray_cluster: None, tmp_path: P
     )
     mappo.train()
     path = mappo.save_to_path(str(tmp_path / "mappo"))
-    trained = weights(mappo)["shared"]
+    trained, critic = weights(mappo)["shared"], weights(mappo)["critic"]
     mappo.stop()
     algo = config(0, backbone_checkpoint=str(path)).build_algo()
+    taken = weights(algo)["critic"]
+    assert all(np.array_equal(taken[key], value) for key, value in critic.items())
+    assert {"value_norm.mean_sum", "network.1.weight"} <= taken.keys()
     assert algo.train()["adapters_train"] == 1.0
     found = weights(algo)["backbone"]
     assert all(np.array_equal(found[key], value) for key, value in trained.items())
     algo.stop()
+    with pytest.raises(ValueError, match="fcnet_activation was 'relu' and is 'tanh'"):
+        config(0, {"fcnet_activation": "tanh"}, backbone_checkpoint=str(path)).build_algo()
+    with pytest.raises(ValueError, match="is no checkpoint of an algorithm"):
+        config(0, backbone_checkpoint=str(tmp_path)).build_algo()
     weights_file = next(Path(path).glob("learner_group/learner/rl_module/shared/module_state.*"))
     weights_file.write_bytes(weights_file.read_bytes()[:-1])
     for key in ("backbone_checkpoint", "adapters_checkpoint"):
         with pytest.raises(CheckpointError, match="module_state"):
             config("plateau", **{key: str(path)}).build_algo()
+
+
+@pytest.mark.parametrize("share, warned", [(0.9, True), (0.4, False)])
+def test_a_run_that_ends_before_its_adapters_train_says_so(
+    ray_cluster: None, caplog: pytest.LogCaptureFixture, share: float, warned: bool
+) -> None:
+    algo = config(share, total_env_steps=2 * STEPS).build_algo()
+    for _ in range(2):
+        algo.train()
+    algo.stop()
+    assert (f"ends after {2 * STEPS} env steps, before its adapters trained" in caplog.text) == warned

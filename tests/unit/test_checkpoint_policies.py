@@ -60,7 +60,7 @@ def test_they_act_as_they_did(lorasa: tuple[Path, Any]) -> None:
     assert set(found) == {"backbone", "ann", "bob"}
     for name, module in found.items():
         torch.testing.assert_close(outputs(module, batch), outputs(made[name], batch), rtol=0, atol=0)
-    shared = outputs(shared_policy_of(str(path)), batch)
+    shared = outputs(shared_policy_of(str(path))[0], batch)
     torch.testing.assert_close(shared, outputs(made["backbone"], batch), rtol=0, atol=0)
     assert not torch.equal(outputs(found["ann"], batch), shared), "control: an adapter's policy is another"
 
@@ -68,7 +68,7 @@ def test_they_act_as_they_did(lorasa: tuple[Path, Any]) -> None:
 def test_what_holds_none(tmp_path: Path) -> None:
     mappo = save(tmp_path / "mappo", team({"shared": Actor}))
     happo = save(tmp_path / "happo", team({"ann": Actor, "bob": Actor}))
-    assert isinstance(shared_policy_of(str(mappo)), Actor)
+    assert isinstance(shared_policy_of(str(mappo))[0], Actor)
     with pytest.raises(ValueError, match="holds no shared policy: expected the checkpoint of MAPPO"):
         shared_policy_of(str(happo))
     for path in (mappo, happo):

@@ -16,6 +16,7 @@ from torch.distributions import Categorical, Normal, kl_divergence
 from rllib_haml.modules.adapter import Adapter
 from rllib_haml.modules.adapter_audit import audit_table, plot_audit
 from rllib_haml.modules.adapter_drift import AdapterAudit, audit_adapters, divergences
+from rllib_haml.modules.adapter_layers import layer_table
 
 
 def team(head: str = "box", network: str = "mlp") -> dict[str, Adapter]:
@@ -131,9 +132,37 @@ def test_the_table_has_a_line_for_each_agent() -> None:
     head, *lines = audit_table(audit_on(agents).by_agent()).splitlines()
     assert [line.split()[0] for line in lines] == list(agents)
     assert {len(line) for line in [head, *lines]} == {len(head)}
-    assert lines[3].split()[1:4] == ["0.0000", "0.0000", "0.00"]
+    assert lines[3].split()[1:4] == ["0.0000", "0.0000", "-"]
     bare = audit_table(audit_adapters({"a": agents["a"]}).by_agent()).splitlines()[1].split()
     assert bare[4:6] == ["-", "-"]
+
+
+def test_stable_ranks_are_means_over_layers_with_a_difference() -> None:
+    """`few` adapts one layer of three, `new` has no difference at all."""
+    audit = audit_adapters(team())
+    by_agent, layer = audit.by_agent(), audit.layers.index("network.4.weight")
+    assert by_agent["few"]["adapter_stable_rank"] == pytest.approx(audit.stable_rank[2, layer])
+    assert "adapter_stable_rank" not in by_agent["new"]
+    positive = audit.stable_rank[audit.stable_rank > 0]
+    assert positive.size == 7
+    assert audit.metrics()["adapter_stable_rank"] == pytest.approx(positive.mean())
+
+
+def test_layers_have_a_table_of_their_own() -> None:
+    audit = audit_adapters(team())
+    head, *lines = layer_table(audit).splitlines()
+    assert {len(line) for line in [head, *lines]} == {len(head)}
+    assert [line.split()[0] for line in lines] == list(audit.layers)
+    for j, line in enumerate(lines):
+        some = [0, 1, 2] if audit.layers[j] == "network.4.weight" else [0, 1]
+        norms, ranks = audit.relative_norm[some, j], audit.stable_rank[some, j]
+        found = [float(cell) for cell in line.split()[1:]]
+        assert found == pytest.approx([norms.mean(), norms.max(), ranks.mean(), ranks.max()], abs=6e-3)
+        assert found[:2] == pytest.approx([norms.mean(), norms.max()], abs=6e-5)
+    (bare,) = layer_table(
+        audit_adapters({"new": make_adapter(make_actor(), target_modules=["4"])})
+    ).splitlines()[1:]
+    assert bare.split() == ["network.4.weight", "-", "-", "-", "-"]
 
 
 def test_agents_over_different_backbones_are_not_compared() -> None:
@@ -147,6 +176,19 @@ def test_the_picture(tmp_path: Path) -> None:
     for name, audit in (("with.png", audit_on(agents)), ("without.png", audit_adapters(agents))):
         plot_audit(audit, tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_has_a_panel_for_each_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    drawn: list[Any] = []
+    monkeypatch.setattr(figure, "savefig", lambda self, path: drawn.append(self))
+    audit = audit_adapters(team("discrete"), make_batch(team("discrete")["a"]))
+    plot_audit(audit, tmp_path / "x.png")
+    panels = {axes.get_title(): axes.images[0].get_array() for axes in drawn[0].axes if axes.get_title()}
+    expected = [audit.relative_norm, audit.stable_rank, audit.cosine, audit.divergence]
+    assert len(panels) == 4
+    for found, values in zip(panels.values(), expected, strict=True):
+        np.testing.assert_array_equal(np.ma.filled(found, np.nan), values)
 
 
 def test_without_matplotlib_the_error_says_what_to_type(

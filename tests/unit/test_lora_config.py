@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from lora_teams import make_actor
 
 from rllib_haml.modules.lora_config import LoRAConfig, exactly, matches
-from rllib_haml.modules.lora_targets import Target, _tell, find_targets
+from rllib_haml.modules.lora_targets import Target, find_targets, full_ranks
 
 MLP = ["network.1", "network.4", "network.7"]
 GRU = ["network.1", "network.4", "memory.input_gates", "memory.hidden_gates", "output"]
@@ -110,7 +109,7 @@ def test_log_std_is_adapted_where_there_is_one() -> None:
     assert "head.log_std" not in adapted(adapt_log_std=False)
 
 
-def test_full_rank(caplog: pytest.LogCaptureFixture) -> None:
+def test_full_rank() -> None:
     """Layers are 5→10→9→3: at r=3 the head is full."""
     keys: dict[str, Any] = {"r": 3, "lora_alpha": 6}
     assert adapted(**keys)["network.7.weight"] == Target("network.7.weight", (3, 9))
@@ -121,14 +120,16 @@ def test_full_rank(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match=r"network.7.weight.*at most rank 3, and r=3.*rank_pattern"):
         adapted(**keys, full_rank_policy="error")
     assert len(adapted(**keys, full_rank_policy="error", rank_pattern={"7": 2})) == 4
-    _tell.cache_clear()
-    caplog.clear()
-    with caplog.at_level(logging.INFO, "rllib_haml"):
-        adapted(**keys)
-        adapted(**keys)
-    assert [r.getMessage() for r in caplog.records] == [
-        "lora: network.7.weight (3, 9) has at most rank 3, and r=3; full_rank_policy='dense'."
-    ]
+
+
+@pytest.mark.parametrize("policy, made", [("dense", "plain matrices"), ("clip", "the rank they have")])
+def test_layers_whose_rank_is_not_low_are_told(policy: Any, made: str) -> None:
+    actor = make_actor()
+    config = LoRAConfig(r=4, rank_pattern={"4": 9}, full_rank_policy=policy)
+    found = full_ranks(actor, config)
+    assert f"network.4 (9, 10) (r=9), network.7 (3, 9) (r=4): full_rank_policy='{policy}'" in found
+    assert made in found
+    assert full_ranks(actor, LoRAConfig(r=2)) == ""
 
 
 def test_a_dense_difference_takes_fewer_parameters_than_full_rank_factors() -> None:
@@ -143,6 +144,16 @@ def test_a_dense_difference_takes_fewer_parameters_than_full_rank_factors() -> N
         ({"target_modules": ["network.0"]}, r"'network.0', a LayerNorm.*modules_to_save"),
         ({"target_modules": "nothing"}, r"'nothing' matches none of the linear layers \['network.1'"),
         ({"exclude_modules": ["hed"]}, r"exclude_modules names 'hed'"),
+        (
+            {"exclude_modules": "hed"},
+            r"exclude_modules='hed' matches none of the linear layers \['network.1'",
+        ),
+        ({"rank_pattern": {"network.2": 4}}, r"rank_pattern names 'network.2', .*Did you mean 'network"),
+        ({"alpha_pattern": {"9": 4}}, r"alpha_pattern names '9', which matches none of the layers"),
+        (
+            {"rank_pattern": {"4": 4}, "exclude_modules": ["4"]},
+            r"rank_pattern names '4', which matches none .* network.1, network.7\.",
+        ),
         ({"modules_to_save": ["hed"]}, r"modules_to_save names 'hed'.*Did you mean 'head'"),
         ({"target_modules": [], "adapt_log_std": False}, r"nothing is adapted"),
     ],
@@ -166,10 +177,26 @@ def test_names_that_stand_for_nothing(keys: dict[str, Any], message: str) -> Non
         ({"lora_alpha": 0}, r"alpha lora_alpha=0"),
         ({"alpha_pattern": {"a": -1}}, r"alpha a=-1"),
         ({"target_modules": "("}, r"'\(' is no regular expression"),
+        ({"lora_alpha": "8"}, r"lora_alpha='8': expected a number above 0"),
+        ({"lora_alpha": math.inf}, r"lora_alpha=inf"),
+        ({"lora_alpha": True}, r"lora_alpha=True"),
+        ({"alpha_pattern": {"a": None}}, r"alpha a=None"),
+        ({"r": "8"}, r"rank r='8'"),
+        ({"r": None}, r"rank r=None"),
+        ({"use_rslora": "no"}, r"use_rslora='no': expected true or false"),
+        ({"adapt_log_std": 1}, r"adapt_log_std=1: expected true or false"),
+        ({"modules_to_save": "head"}, r"modules_to_save='head': expected a list .* \[head\]"),
+        ({"target_modules": 3}, r"target_modules=3: expected all-linear, a list"),
+        ({"target_modules": [1]}, r"target_modules=\[1\]"),
+        ({"exclude_modules": {"a": 1}}, r"exclude_modules=.*: expected a list"),
+        ({"rank_pattern": ["a"]}, r"rank_pattern=\['a'\]: expected a rank by layer"),
+        ({"alpha_pattern": {1: 2}}, r"alpha_pattern=.*: expected a number by layer"),
+        (8, r"lora=8: expected keys such as"),
+        (None, r"lora=None: expected keys"),
         ({"rank_pattern": {"[": 2}}, r"'\[' is no regular expression"),
     ],
 )
-def test_a_wrong_key_or_value_says_what_to_write(keys: dict[str, Any], message: str) -> None:
+def test_a_wrong_key_or_value_says_what_to_write(keys: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LoRAConfig.from_dict(keys)
 
@@ -179,3 +206,8 @@ def test_alpha_of_is_the_inverse_of_the_scaling(rslora: bool) -> None:
     config = LoRAConfig(use_rslora=rslora)
     alpha = config.alpha_of(0.7, 5)
     assert replace(config, r=5, lora_alpha=alpha).rank_and_scaling("x")[1] == pytest.approx(0.7, rel=1e-15)
+
+
+def test_null_is_the_default_as_in_pefts_files() -> None:
+    keys = ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "modules_to_save")
+    assert LoRAConfig.from_dict(dict.fromkeys(keys)) == LoRAConfig()
