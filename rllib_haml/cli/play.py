@@ -155,7 +155,7 @@ def _config_for_playing(checkpoint: Path) -> AlgorithmConfig:
         try:
             check_environment(config.env)
         except NameProblem as problem:
-            raise _elsewhere(checkpoint, f"needs the environment {problem}") from problem
+            raise _elsewhere(checkpoint, f"its environment is not found from here: {problem}") from problem
     return (
         config.env_runners(num_env_runners=0, num_envs_per_env_runner=1)
         .learners(num_learners=0, num_gpus_per_learner=0)

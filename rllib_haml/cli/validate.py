@@ -9,6 +9,7 @@ import click
 from rllib_haml.config.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rllib_haml.config.document import Document
     from rllib_haml.config.experiment import Experiment
 
 
@@ -53,7 +54,12 @@ def _sound_experiments(file: str, allow_eval: bool) -> list[Experiment]:
     from rllib_haml.config.document import read_file
 
     document = read_file(file)
-    experiments = parse_experiments(document, allow_eval)
+    try:
+        experiments = parse_experiments(document, allow_eval)
+    except ConfigError:
+        _note_env_configs(document)
+        document.raise_problems()
+        raise
     for experiment in experiments:
         config: Any = experiment.config
         if isinstance(config, TeamConfig) and (fault := fault_in(config)):
@@ -61,6 +67,21 @@ def _sound_experiments(file: str, allow_eval: bool) -> list[Experiment]:
             document.error(here if here in document.places else (experiment.name, "env"), fault)
     document.raise_problems()
     return experiments
+
+
+def _note_env_configs(document: Document) -> None:
+    """What is wrong with an `env_config` is told beside other mistakes, which kept it from being tried."""
+    from rllib_haml.config.build import can_be_made
+    from rllib_haml.config.search import contains, is_eval, is_grid
+
+    for name, spec in document.data.items() if isinstance(document.data, dict) else ():
+        config = spec.get("config") if isinstance(spec, dict) else None
+        if not isinstance(config, dict):
+            continue
+        env, given = spec.get("env", config.get("env")), config.get("env_config")
+        searched = contains(given, is_grid) or contains(given, is_eval)
+        if isinstance(env, str) and isinstance(given, dict) and not searched:
+            can_be_made(env, given, (name, "config", "env_config"), document)
 
 
 def _drift(experiment: Experiment) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,15 +110,23 @@ def _apply(choice: Choice, value: Any, config: AlgorithmConfig, document: Docume
 
 def _validate(config: AlgorithmConfig, chosen: list[Choice], path: KeyPath, document: Document) -> None:
     paths = {choice.setting.key: choice.path for choice in chosen}
-    try:
-        try_environment(config.env, config.env_config)
-    except _MISTAKES as error:
-        document.error(paths.get("env_config") or paths.get("env") or path, _message(error))
+    where = paths.get("env_config") or paths.get("env") or path
+    if not can_be_made(config.env, config.env_config, where, document):
         return
     try:
         config.copy(copy_frozen=False).validate()
     except _MISTAKES as error:
         document.error(_blamed(error, paths, path), _message(error))
+
+
+def can_be_made(env: Any, env_config: Mapping[str, Any], path: KeyPath, document: Document) -> bool:
+    """Whether this package's environment `env` takes its `env_config`; else that is noted at `path`."""
+    try:
+        try_environment(env, env_config)
+    except _MISTAKES as error:
+        document.error(path, _message(error))
+        return False
+    return True
 
 
 def _blamed(error: Exception, paths: dict[str, KeyPath], path: KeyPath) -> KeyPath:

@@ -277,7 +277,8 @@ class SerialVectorTeamEnv:
             sub_env=row,
             step=int(self.episode_steps[row]),
         )
-        fault.__cause__ = error
+        # Not the same fault again without its place, which would be read first.
+        fault.__cause__ = error.__cause__ if told is error else error
         return fault
 
 

@@ -305,6 +305,7 @@ def test_what_is_returned_has_the_parts_that_are_expected(what):
     assert f"{method}() returned {words}" in str(fault)
     assert fault.method == method
     assert "raised" not in str(fault)
+    assert fault.__cause__ is None  # a report shows the first of a chain, and this one has the place
 
 
 def test_control_a_list_and_no_infos_are_well_formed():
