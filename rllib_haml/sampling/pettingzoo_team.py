@@ -14,11 +14,14 @@ from pettingzoo import ParallelEnv
 from rllib_haml._typing import AgentID
 from rllib_haml.sampling.spaces import as_float32, box_state_space
 from rllib_haml.sampling.team_env import (
+    RESET,
+    STEP,
     TimeStep,
     check_declared,
     declared_agents,
     declared_space,
     has_own_state,
+    unpacked,
 )
 
 logger = logging.getLogger("rllib_haml")
@@ -48,13 +51,14 @@ class PettingZooTeam:
         self._over = False
 
     def reset(self, seed: int | None) -> TimeStep:
-        obs, infos = self.env.reset(seed=seed)
+        obs, infos = unpacked("reset", RESET, self.env.reset(seed=seed))
         check_declared(self._declared, obs, "an observation")
         self._over = False
         return TimeStep(obs, self._alive(()), {}, False, False, infos or {})
 
     def step(self, actions: dict[AgentID, Any]) -> TimeStep:
-        obs, rewards, terminations, truncations, infos = self.env.step(actions)
+        returned = unpacked("step", STEP, self.env.step(actions))
+        obs, rewards, terminations, truncations, infos = returned
         check_declared(self._declared, obs, "an observation")
         check_declared(self._declared, rewards, "a reward")
         check_declared(self._declared, terminations, "a termination flag")

@@ -288,11 +288,12 @@ RETURNED = {
 }
 
 
+@KINDS
 @pytest.mark.parametrize("what", RETURNED)
-def test_what_is_returned_has_the_parts_that_are_expected(what):
+def test_what_is_returned_has_the_parts_that_are_expected(kind, what):
     method, spoil, words = RETURNED[what]
 
-    class Malformed(ScriptedMultiAgentEnv):
+    class Malformed(kind):
         def reset(self, **kwargs):
             good = super().reset(**kwargs)
             return spoil(good) if method == "reset" else good
