@@ -64,12 +64,13 @@ class Watched:
         assert trained + result["num_env_steps_stale_lifetime"] == lifetime, "counters"
         return result
 
-    def until(self, happened: Any, iterations: int = 60) -> dict[str, Any]:
-        for _ in range(iterations):
+    def until(self, happened: Any, seconds: float = 90.0) -> dict[str, Any]:
+        start = time.monotonic()
+        while time.monotonic() - start < seconds:
             result = self.train()
             if happened(result):
                 return result
-        raise AssertionError(f"not within {iterations} iterations: {result}")
+        raise AssertionError(f"not within {seconds:g} s")
 
     def pids(self) -> dict[int, int]:
         return self._ask(lambda env_runner: os.getpid())
@@ -173,14 +174,14 @@ def test_what_rllibs_own_env_runner_raises_ends_training_with_its_text(watch: An
 
 def test_dying_whenever_it_samples_is_dead(watch: Any, tmp_path: Path) -> None:
     """Ray starts it again each time; the clock runs on until one has given samples."""
-    team = watch(config(tmp_path, runners=1, env_runner_restore_timeout_s=4.0))
+    team = watch(config(tmp_path, runners=1, env_runner_restore_timeout_s=12.0))
     team.train()
     for number in range(50):
         (tmp_path / f"die@1@{number}").touch()
     start = time.monotonic()
-    with pytest.raises(EnvRunnersLost, match=r"within 4 s.*The last one died of: "):
+    with pytest.raises(EnvRunnersLost, match=r"within 12 s.*The last one died of: "):
         team.until(lambda result: False)
-    assert 4.0 < time.monotonic() - start < 40
+    assert 12.0 < time.monotonic() - start < 60
     assert len(list(tmp_path.iterdir())) < 49, "it was started again and died again"
 
 
@@ -239,7 +240,7 @@ def test_an_evaluation_that_gives_nothing_is_said_and_comes_back(
     (tmp_path / "die").touch()
     team.train()
     assert "evaluation gave nothing" in caplog.text
-    team.until(lambda result: result["evaluation"]["env_runners"].get("num_episodes") == 2)
+    team.until(lambda result: result["evaluation"].get("env_runners", {}).get("num_episodes") == 2)
 
 
 @pytest.mark.parametrize("learners", [0, 2])
