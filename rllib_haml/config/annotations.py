@@ -19,8 +19,8 @@ def accepts(annotation: Any, value: Any) -> bool:
         return any(accepts(arg, value) for arg in args)
     if origin is Literal:
         return any(type(value) is type(arg) and value == arg for arg in args)
-    if isinstance(annotation, (ForwardRef, str, TypeVar)):
-        # A name that is imported for type checkers only: some object, hence nothing YAML can write.
+    if isinstance(annotation, (ForwardRef, str, TypeVar)) or getattr(annotation, "_is_protocol", False):
+        # A protocol, or a name imported for type checkers only: some object, hence nothing YAML can write.
         return not isinstance(value, _PLAIN)
     if is_class(annotation):
         return inspect.isclass(value)

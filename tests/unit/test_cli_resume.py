@@ -53,8 +53,8 @@ def measured(checkpoint: Path | None) -> str:
 
 
 def an_experiment(tmp_path: Path, name: str = "team", num_trials: int = 1, **more: Any) -> Any:
-    given = {"storage_path": str(tmp_path), "num_trials": num_trials, "time_budget_s": None, **more}
-    return SimpleNamespace(name=name, **given)
+    given = {"storage_path": str(tmp_path), "num_trials": num_trials, "time_budget_s": None, "config": None}
+    return SimpleNamespace(name=name, **given | more)
 
 
 RESUMING: Any = SimpleNamespace(resume=True, auto_resume=False, verbosity=0)

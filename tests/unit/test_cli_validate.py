@@ -58,10 +58,10 @@ def test_a_mistake_elsewhere_does_not_hide_one_in_env_config(tmp_path: Path):
     code, output = validated("matrix_game", tmp_path, "{gama: 1, env_config: {game: climb}}")
     assert code == 2
     assert "unknown key of HAPPO. Did you mean `gamma`?" in output
-    assert output.count("did you mean 'climbing'?") == 1
+    assert output.count("Did you mean 'climbing'?") == 1
 
 
 def test_control_a_mistake_in_env_config_is_told_once(tmp_path: Path):
     code, output = validated("matrix_game", tmp_path, "{env_config: {game: climb}}")
     assert code == 2
-    assert output.count("did you mean 'climbing'?") == 1
+    assert output.count("Did you mean 'climbing'?") == 1

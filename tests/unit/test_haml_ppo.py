@@ -73,7 +73,7 @@ def distance(gaussian: bool, clip: float | None, permuted_alike: bool = True) ->
         minibatches = [
             torch.as_tensor(slice_)
             for epoch in range(EPOCHS)
-            for slice_ in rows.minibatches(MINIBATCH, SEED, permutation_of, 0, epoch)
+            for slice_ in rows.minibatches(MINIBATCH, SEED, permutation_of, "only", epoch)
         ]
         policy.obs, policy.action = obs, action
         sweep({"only": player}, lambda f, a=advantage: a, order=RandomOrder(), rows=rows, key=(SEED, update))

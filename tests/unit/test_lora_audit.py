@@ -182,7 +182,7 @@ def test_the_picture_has_a_panel_for_each_figure(tmp_path: Path, monkeypatch: py
     figure = pytest.importorskip("matplotlib.figure").Figure
     drawn: list[Any] = []
     monkeypatch.setattr(figure, "savefig", lambda self, path: drawn.append(self))
-    audit = audit_adapters(team("discrete"), make_batch(team("discrete")["a"]))
+    audit = audit_on(team("discrete"))
     plot_audit(audit, tmp_path / "x.png")
     panels = {axes.get_title(): axes.images[0].get_array() for axes in drawn[0].axes if axes.get_title()}
     expected = [audit.relative_norm, audit.stable_rank, audit.cosine, audit.divergence]
