@@ -6,7 +6,6 @@ A component is named (`clip`), named with arguments (`{type: kl, coeff: 1.0}`), 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from rllib_haml.haml import (
     RandomOrder,
     SemiGreedyOrder,
 )
+from rllib_haml.nearest import did_you_mean
 
 KNOWN: dict[str, dict[str, Any]] = {
     "drift": {"none": NoDrift, "clip": ClipDrift, "joint_clip": JointClipDrift, "kl": KLDrift},
@@ -84,6 +84,4 @@ def _maker(kind: str, name: Any) -> Any:
 
 
 def _hint(name: Any, options: Any) -> str:
-    near = difflib.get_close_matches(str(name), list(options), 1)
-    guess = f"Did you mean {near[0]!r}? " if near else ""
-    return f"{guess}There are: {', '.join(options) or 'none'}."
+    return f"{did_you_mean(name, options)}There are: {', '.join(options) or 'none'}."

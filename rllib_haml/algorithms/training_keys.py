@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable
 
 from rllib_haml._typing import NotProvided
+from rllib_haml.nearest import nearest
 
 
 def refuse_unknown(config_class: type, keys: Iterable[str]) -> None:
@@ -16,8 +16,8 @@ def refuse_unknown(config_class: type, keys: Iterable[str]) -> None:
         if key not in parameters:
             # RLlib's deprecated keys have another default: they are nobody's meaning.
             known = [name for name, parameter in parameters.items() if parameter.default is NotProvided]
-            near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
-            hint = f"Did you mean `{near[0]}`?" if near else f"It takes: {', '.join(sorted(known))}."
+            near = nearest(key, known)
+            hint = f"Did you mean `{near}`?" if near else f"It takes: {', '.join(sorted(known))}."
             raise TypeError(f"{config_class.__name__}.training() takes no {key!r}. {hint}")
 
 

@@ -165,6 +165,11 @@ class BatchSampler:
         return Sample(as_fragments(samples, self._config), results, stale)
 
     @property
+    def under_way(self) -> int:
+        """Requests that count, and that are not answered yet."""
+        return self._group.num_in_flight_async_reqs(tag=self._tag)
+
+    @property
     def _is_remote(self) -> bool:
         return self._group.num_remote_workers() > 0
 
@@ -186,7 +191,7 @@ class BatchSampler:
                 self._count_out(reply.actor_id, reply.get())
         if any(reply.ok for reply in replies):
             self._lost_since = None
-        late = self._group.num_in_flight_async_reqs(tag=self._tag)
+        late = self.under_way
         if late and len(replies):
             logger.warning(
                 "%d env runners need more than sample_timeout_s=%s.", late, self._config.sample_timeout_s

@@ -243,9 +243,8 @@ def test_an_evaluation_that_gives_nothing_is_said_and_comes_back(
     team.until(lambda result: result["evaluation"].get("env_runners", {}).get("num_episodes") == 2)
 
 
-@pytest.mark.parametrize("learners", [0, 2])
-def test_what_a_learner_raises_in_the_critics_epochs_is_the_error(watch: Any, learners: int) -> None:
-    team = watch(config(runners=0).learners(num_learners=learners, num_cpus_per_learner=0.5))
+def test_what_a_learner_raises_in_the_critics_epochs_is_the_error(watch: Any) -> None:
+    team = watch(config(runners=0).learners(num_learners=1, num_cpus_per_learner=0.5))
 
     def out_of_memory() -> None:
         raise RuntimeError("out of memory in the critic")

@@ -85,7 +85,7 @@ def test_env_runners_work_while_the_critic_is_fitted(ahead: Any, monkeypatch: py
     fit = OnPolicyTeamLearner.fit_critics
 
     def watched(learner: Any) -> Any:
-        under_way.append(ahead.env_runner_group.num_in_flight_async_reqs())
+        under_way.append(ahead.sampler.under_way)
         return fit(learner)
 
     monkeypatch.setattr(OnPolicyTeamLearner, "fit_critics", watched)
@@ -98,6 +98,8 @@ def test_what_was_begun_before_a_restore_is_dropped(ahead: Any, tmp_path: Any) -
     checkpoint = ahead.save_to_path(str(tmp_path / "checkpoint"))
     for _ in range(3):
         ahead.train()
+    assert ahead.sampler.under_way == 1
     ahead.restore_from_path(checkpoint)
-    assert ahead.env_runner_group.num_in_flight_async_reqs() == 0
+    assert ahead.sampler.under_way == 0
+    # Its answer was waited for: one that came later would be counted.
     assert ahead.train()["num_env_steps_stale_lifetime"] == 0

@@ -62,19 +62,18 @@ FIGURES: dict[str, dict[str, Lines]] = {
         },
     },
     "halfcheetah_2x3_tuned": {
-        "HalfCheetah 2x3, each algorithm's settings found by search": {
-            label: ("halfcheetah_2x3_tuned.csv", f"{name}-{TASK} {settings}")
-            for label, name, settings in [
-                ("HAPPO", "happo", "num_epochs=15 clip_param=0.2"),
-                (
-                    "HATRPO",
-                    "hatrpo",
-                    "critic_num_epochs=15 neighbourhood={type: kl_ball, radius: 0.03, backtrack_coeff: 0.8}",
-                ),
-                ("HAA2C", "haa2c", "num_epochs=1 lr=5e-4"),
-                ("A2PO", "a2po", "num_epochs=15 clip_param=0.2"),
-                ("MAPPO, separate networks", "mappo", "num_epochs=15 clip_param=0.2"),
-            ]
+        "HalfCheetah 2x3, agent_obsk: 1": {
+            "HAPPO": ("halfcheetah_2x3_local.csv", f"happo-{TASK}"),
+            "HAPPO, clip_param 0.2": (
+                "halfcheetah_2x3_tuned.csv",
+                f"happo-{TASK} num_epochs=15 clip_param=0.2",
+            ),
+            "A2PO, clip_param 0.2": (
+                "halfcheetah_2x3_tuned.csv",
+                f"a2po-{TASK} num_epochs=15 clip_param=0.2",
+            ),
+            "HAA2C": ("halfcheetah_2x3_haa2c.csv", f"haa2c-{TASK}"),
+            "HAA2C, one epoch": ("halfcheetah_2x3_tuned.csv", f"haa2c-{TASK} num_epochs=1 lr=1e-3"),
         }
     },
     "lorasa": {
