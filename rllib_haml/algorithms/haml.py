@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from typing import Any
 
 import numpy as np
@@ -42,8 +41,6 @@ CRITIC_UPDATE_TIMER = "critic_update_timer"
 NUM_ENV_STEPS_STALE_LIFETIME = "num_env_steps_stale_lifetime"
 NUM_ENV_RUNNER_RESTARTS_LIFETIME = "num_env_runner_restarts_lifetime"
 NUM_HEALTHY_ENV_RUNNERS = "num_healthy_env_runners"
-# Asking for env runners that are lost costs `env_runner_health_probe_timeout_s` until they are back.
-PROBE_EVERY_S = 10.0
 
 
 class HAML(WholeCheckpoints, PPO):
@@ -71,10 +68,9 @@ class HAML(WholeCheckpoints, PPO):
         self._team_returns = TeamReturns(
             self.config.metrics_num_episodes_for_smoothing, self.config.team_reward, str(self.config.env)
         )
-        self._next_probe: dict[Any, float] = {}
         super().setup(config)
         self.sampler = BatchSampler(
-            self.env_runner_group, self.config, lambda: self._bring_back(self.env_runner_group)
+            self.env_runner_group, self.config, lambda: self.restore_env_runners(self.env_runner_group)
         )
 
     @override(PPO)
@@ -138,16 +134,8 @@ class HAML(WholeCheckpoints, PPO):
 
     @override(PPO)
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """RLlib calls it in every iteration; env runners that are lost are asked for now and then."""
-        if time.monotonic() < self._next_probe.get(env_runner_group, 0.0):
-            return []
-        return self._bring_back(env_runner_group)
-
-    def _bring_back(self, env_runner_group: Any) -> list[int]:
         """Brings env runners that Ray has started again up to date, and counts them."""
         restored = super().restore_env_runners(env_runner_group)
-        if env_runner_group.num_healthy_remote_workers() < env_runner_group.num_remote_workers():
-            self._next_probe[env_runner_group] = time.monotonic() + PROBE_EVERY_S
         if restored:
             logger.warning("Env runners %s have been started again.", restored)
         self.metrics.log_value(NUM_ENV_RUNNER_RESTARTS_LIFETIME, len(restored), reduce="lifetime_sum")

@@ -74,8 +74,9 @@ class TeamConfig(PPOConfig):
         self.team_reward: TeamReward = "shared"
         self.use_value_norm = True
         self.env_step_timeout_s: float | None = 600.0
-        # An env runner that is starting again answers in the next iteration: nobody waits 30 s for it.
-        self.env_runner_health_probe_timeout_s = 1.0
+        # Spent in every iteration while an env runner is lost: nobody waits RLlib's 30 s for one that is
+        # starting again, it answers in a later one.
+        self.env_runner_health_probe_timeout_s = 0.25
         self.team: Team | None = None
         self._team_key: Any = None
         self._derived_policies: set[str] = set()

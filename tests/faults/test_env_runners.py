@@ -17,7 +17,6 @@ from faulty_envs import Faulty
 
 from rllib_haml import HAPPOConfig
 from rllib_haml.algorithms.every_learner import on_every_learner
-from rllib_haml.algorithms.haml import PROBE_EVERY_S
 from rllib_haml.sampling.faults import EnvironmentFault, EnvRunnerError
 from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.joint_env_runner import JointEnvRunner
@@ -266,18 +265,14 @@ def test_a_learner_killed_in_the_critics_epochs_is_an_error_and_no_hang(watch: A
         team.train()
 
 
-def test_a_lost_env_runner_costs_the_others_no_second_in_each_iteration(watch: Any, tmp_path: Path) -> None:
+def test_a_lost_env_runner_costs_the_others_little_in_each_iteration(watch: Any, tmp_path: Path) -> None:
     team = watch(config(tmp_path, max_num_env_runner_restarts=0))
     team.train()
     os.kill(team.pids()[2], signal.SIGKILL)
     team.until(lambda result: result["num_healthy_env_runners"] == 1)
-    start = time.monotonic()
     for _ in range(8):
         team.train()
-    probes = 1 + (time.monotonic() - start) / PROBE_EVERY_S
-    spent = team.algo.metrics.peek(("timers", "restore_env_runners"), default=0.0)
-    assert probes < 8
-    assert spent < 0.5, "the last eight iterations, on average"
+    assert 0.0 < team.algo.metrics.peek(("timers", "restore_env_runners"), default=0.0) < 0.5
 
 
 def test_a_learner_killed_in_its_update_is_an_error_and_no_hang(watch: Any) -> None:
