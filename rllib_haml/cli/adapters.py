@@ -130,7 +130,7 @@ def audit(checkpoint: Path, plot: Path | None, steps: int) -> None:
     found = _audit(checkpoint, steps)
     click.echo(f"{audit_table(found.by_agent())}\n\n{layer_table(found)}")
     if steps and found.divergence is None:
-        click.echo("KL: recurrent policies, and those with unequal spaces or masks, are not compared.")
+        click.echo("KL: policies with unequal spaces are not compared.")
     if plot is not None:
         plot_audit(found, plot)
         click.echo(f"{plot}")

@@ -73,7 +73,7 @@ def _observed(algorithm: Any, num_steps: int) -> JointBatch:
     samples = algorithm.env_runner.sample(num_timesteps=num_steps, explore=True)
     fragments = in_batch_order(as_fragments(samples, algorithm.config))
     connector = algorithm.config.build_learner_connector(None, None)
-    return JointBatch.of(connector(rl_module=None, batch={}, episodes=fragments))
+    return JointBatch.of(connector(rl_module=algorithm.env_runner.module, batch={}, episodes=fragments))
 
 
 @contextmanager

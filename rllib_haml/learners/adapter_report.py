@@ -15,12 +15,16 @@ from torch import Tensor
 from rllib_haml.haml.rows import generator
 from rllib_haml.learners.batch import ACTIVE, JointBatch
 from rllib_haml.learners.collectives import all_reduce
+from rllib_haml.learners.sequences import Sequences, common_seq_len
+from rllib_haml.learners.stacked_policy import side_by_side
 from rllib_haml.modules.actor import ACTION_MASK
 from rllib_haml.modules.adapter import Adapter
 from rllib_haml.modules.adapter_drift import AdapterAudit, audit_adapters, divergences
 
-# Over all agents and learners.
+# About as many, over all agents and learners.
 MAX_OBSERVATIONS = 256
+# What a forward takes, and which of its rows an agent that acted observed.
+Visited = tuple[dict[str, Any], Tensor]
 
 
 def report_adapters(
@@ -28,49 +32,64 @@ def report_adapters(
 ) -> AdapterAudit:
     """The audit after an update, alike on every learner.
 
-    Policies are compared on what all acting agents observed in a few random joint steps of the batch,
-    unless they are recurrent, or have unequal spaces or masks.
+    Policies are compared on what all acting agents observed in a few random joint steps of the batch, or, if
+    they are recurrent, in the first steps of a few fragments, each from the state that the agent had there;
+    unless their spaces are unequal.
 
     Args:
         total: Joint steps of all learners.
-        key: Seeds the choice of the steps.
     """
     audit, each = audit_adapters(adapters), list(adapters.values())
-    masked = {ACTION_MASK in columns for columns in joint.policies.values()}
-    if not are_comparable(each) or len(masked) > 1:
+    if not are_comparable(each):
         return audit
-    batch, count = _visited(joint, _some(joint, total, key), next(each[0].parameters()).dtype)
-    found = divergences(each, batch) if count else np.zeros((len(each), len(each)))
-    device = joint.row.device
-    sums = all_reduce(torch.as_tensor(count * found, device=device))
-    counts = int(all_reduce(torch.tensor(count, device=device)))
+    columns = side_by_side(list(joint.policies.values()))
+    draw = torch.rand(total, columns[ACTIVE].shape[1], generator=generator(joint.row.device, *key))[joint.row]
+    length = common_seq_len(adapters)
+    if length is None:
+        batch, visited = _some_rows(columns, draw, total)
+    else:
+        batch, visited = _some_sequences(columns, joint, draw, length)
+    count = int(visited.sum())
+    found = np.zeros((len(each), len(each)))
+    if count:
+        found = divergences(each, _like(each[0], batch), visited)
+    sums = all_reduce(torch.as_tensor(count * found, device=joint.row.device))
+    counts = int(all_reduce(torch.tensor(count, device=joint.row.device)))
     return replace(audit, divergence=(sums / counts).cpu().numpy()) if counts else audit
 
 
 def are_comparable(adapters: Sequence[Adapter]) -> bool:
-    """Whether they can be asked about the same observations: none is recurrent, and spaces are equal."""
+    """Whether they can be asked about the same observations: their spaces are equal."""
     first, *others = adapters
     spaces = (first.observation_space, first.action_space)
-    return not first.is_stateful() and all((a.observation_space, a.action_space) == spaces for a in others)
+    return all((a.observation_space, a.action_space) == spaces for a in others)
 
 
-def _some(joint: JointBatch, total: int, key: tuple[int, ...]) -> Tensor:
-    """(S,) bool: the local part of a random choice among all learners' joint steps."""
-    agents = sum(columns[ACTIVE].shape[1] for columns in joint.policies.values())
-    device = joint.row.device
-    draw = torch.randperm(total, generator=generator(device, *key), device=device)
-    chosen = torch.zeros(total, dtype=torch.bool, device=device)
-    chosen[draw[: max(1, MAX_OBSERVATIONS // agents)]] = True
-    return chosen[joint.row]
+def _some_rows(columns: dict[str, Any], draw: Tensor, total: int) -> Visited:
+    """Random steps of random agents, (B, ...)."""
+    share = MAX_OBSERVATIONS / (total * draw.shape[1])
+    chosen = columns[ACTIVE] & (draw < share)
+    batch: Any = tree.map_structure(lambda x: x[chosen], _inputs(columns))
+    return batch, chosen[chosen]
 
 
-def _visited(joint: JointBatch, steps: Tensor, dtype: torch.dtype) -> tuple[dict[str, Any], int]:
-    """What acting agents observed in these steps, as a forward takes it; and how many observations."""
+def _some_sequences(columns: dict[str, Any], joint: JointBatch, draw: Tensor, length: int) -> Visited:
+    """The first `length` steps of random agents in random fragments, (B, length, ...)."""
+    steps = ~joint.last
+    unit = joint.unit_begins(length)[steps].cumsum(0) - 1
+    sequences = Sequences.of(joint.fragment[steps], unit, columns[ACTIVE])
+    streams = draw.shape[1] * int(all_reduce(torch.tensor(len(joint.lengths), device=draw.device)))
+    share = MAX_OBSERVATIONS / max(1, length * streams)
+    drawn = draw[sequences.rows[:, 0], sequences.agent] < share
+    chosen = sequences[(sequences.place == 0) & drawn]
+    states: Any = tree.map_structure(lambda x: x.flatten(0, 1)[chosen.stream], columns[Columns.STATE_IN])
+    return chosen.gather(_inputs(columns)) | {Columns.STATE_IN: states}, chosen.valid
 
-    def part(columns: Mapping[str, Any]) -> Any:
-        acting = columns[ACTIVE] & steps[:, None]
-        inputs = {key: columns[key] for key in (Columns.OBS, ACTION_MASK) if key in columns}
-        return tree.map_structure(lambda x: x[acting].to(dtype if x.is_floating_point() else x.dtype), inputs)
 
-    batch: Any = tree.map_structure(lambda *x: torch.cat(x), *map(part, joint.policies.values()))
-    return batch, len(tree.flatten(batch)[0])
+def _inputs(columns: dict[str, Any]) -> dict[str, Any]:
+    return {key: columns[key] for key in (Columns.OBS, ACTION_MASK) if key in columns}
+
+
+def _like(adapter: Adapter, batch: Any) -> Any:
+    dtype = next(adapter.parameters()).dtype
+    return tree.map_structure(lambda x: x.to(dtype) if x.is_floating_point() else x, batch)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import tree
 from ray.rllib.core import ALL_MODULES
 from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER
 from ray.rllib.utils.annotations import override
@@ -18,6 +17,7 @@ from rllib_haml.learners.adapter_report import report_adapters
 from rllib_haml.learners.advantages import TeamAdvantage
 from rllib_haml.learners.batch import JointBatch
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
+from rllib_haml.learners.stacked_policy import side_by_side
 from rllib_haml.learners.together import Together, unfolded
 from rllib_haml.modules.adapter import BACKBONE
 from rllib_haml.modules.adapter_mode import backbone_moves
@@ -107,8 +107,7 @@ class LoRASALearner(OnPolicyTeamLearner):
         """
         if any(self.module[name].unwrapped().is_narrow for name in joint.policies):
             return self._at_once(joint, [], backbone=True)
-        columns = list(joint.policies.values())
-        together = tree.map_structure(lambda *agents: torch.cat(agents, dim=1), *columns)
+        together = side_by_side(list(joint.policies.values()))
         return super()._players(replace(joint, policies={BACKBONE: together}))
 
     def _at_once(

@@ -33,10 +33,10 @@ class ModulePolicy:
         module: Any,
         columns: dict[str, Any],
         parameters: Sequence[Tensor],
-        optimizer: torch.optim.Optimizer,
+        optimizer: Any,
     ):
         self.module, self._parameters, self.optimizer = module, list(parameters), optimizer
-        columns = {k: _match(v, next(module.parameters()).dtype) for k, v in columns.items()}
+        self.columns = columns = {k: _match(v, next(module.parameters()).dtype) for k, v in columns.items()}
         kind = module.get_train_action_dist_cls()
         self.family: Family = kind.family if issubclass(kind, FamilyDistribution) else RLlibFamily(kind)
         self.inputs = {k: columns[k] for k in (Columns.OBS, ACTION_MASK) if k in columns}
@@ -54,7 +54,7 @@ class ModulePolicy:
             return x[rows].flatten(0, 1)
 
         count, agents = self.active[:, rows].shape[1], len(self.active)
-        out = self.module.forward_train(tree.map_structure(flat, self.inputs))
+        out = self._forward(tree.map_structure(flat, self.inputs))
         parameters = out[Columns.ACTION_DIST_INPUTS]
         logp = self.family.log_prob(parameters, tree.map_structure(flat, self.actions))
         entropy = self.family.entropy(parameters)
@@ -64,13 +64,17 @@ class ModulePolicy:
 
         return Evaluation(by_agent(logp), by_agent(entropy), by_agent(parameters))
 
+    def _forward(self, batch: Any) -> dict[str, Any]:
+        """The module's outputs for R rows of K agents, (R · K, ...)."""
+        return self.module.forward_train(batch)
+
 
 class RecurrentPolicy(ModulePolicy):
     """The same of a recurrent module: it reads every fragment from the state that the sampler had there.
 
     Without gradients the states are those of the present weights throughout. With gradients, sequences of
-    `max_seq_len` joint steps begin with the states that the weights before the update have there, and
-    backpropagation ends there. Both agree where the weights are still these.
+    `max_seq_len` joint steps begin with the states that the weights had there at the first evaluation,
+    before the update, and backpropagation ends there. Both agree where the weights are still these.
 
     Args:
         joint: Where the fragments begin.
@@ -81,29 +85,33 @@ class RecurrentPolicy(ModulePolicy):
         self, *args: Any, joint: JointBatch, max_seq_len: int, columns: dict[str, Any], **kwargs: Any
     ):
         super().__init__(*args, columns=columns, **kwargs)
+        self.joint, self.max_seq_len = joint, max_seq_len
         steps = ~joint.last
         self._unit = joint.unit_begins(max_seq_len)[steps].cumsum(0) - 1
         self._sequences = Sequences.of(joint.fragment[steps], self._unit, self.active.T)
         # (F · K, ...)
-        first = tree.map_structure(lambda x: x.flatten(0, 1), columns[Columns.STATE_IN])
-        self._first = _match(first, next(self.module.parameters()).dtype)
-        self._before = self._unrolled()
+        self._first = tree.map_structure(lambda x: x.flatten(0, 1), self.columns[Columns.STATE_IN])
+        self._before: Any = None
 
-    def _unrolled(self) -> Any:
-        """The state before each sequence under the present weights, (B, ...)."""
-        return self._sequences.states(
-            lambda part, before: self._forward(part, before)[Columns.STATE_OUT], self._first
+    def _states(self) -> Any:
+        """The state before each sequence, (B, ...)."""
+        if self._before is not None and torch.is_grad_enabled():
+            return self._before
+        states = self._sequences.states(
+            lambda part, before: self._read(part, before)[Columns.STATE_OUT], self._first
         )
+        self._before = self._before or states
+        return states
 
-    def _forward(self, part: Sequences, before: Any) -> dict[str, Any]:
+    def _read(self, part: Sequences, before: Any) -> dict[str, Any]:
+        """The module's outputs for B sequences, (B, L, ...), from the states before them."""
         return self.module.forward_train(part.gather(self.inputs) | {Columns.STATE_IN: before})
 
     def evaluate(self, rows: Rows) -> Evaluation:
         """All agents' sequences in one batch; in rows without action zeros."""
-        before = self._before if torch.is_grad_enabled() else self._unrolled()
         chosen = self._sequences.within(self._unit[rows])
         part = self._sequences[chosen]
-        out = self._forward(part, tree.map_structure(lambda x: x[chosen], before))
+        out = self._read(part, tree.map_structure(lambda x: x[chosen], self._states()))
         parameters = out[Columns.ACTION_DIST_INPUTS][part.valid]
         actions = tree.map_structure(lambda x: x[part.entries()], self.actions)
 

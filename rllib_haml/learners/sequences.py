@@ -48,14 +48,14 @@ class Sequences:
         agents = present.shape[1]
         row, agent = present.nonzero(as_tuple=True)
         pair, sequence = (unit[row] * agents + agent).unique(return_inverse=True)
-        position = _rank_within(sequence)
+        position = rank_within(sequence)
         rows = row.new_zeros(len(pair), int(position.max()) + 1 if len(pair) else 1)
         rows[sequence, position] = row
         valid = torch.zeros_like(rows, dtype=torch.bool)
         valid[sequence, position] = True
         agent = pair % agents
         stream = fragment[rows[:, 0]] * agents + agent
-        place = _rank_within(stream)
+        place = rank_within(stream)
         followed = place + 1 < stream.bincount()[stream]
         return cls(rows, valid, agent, stream, pair // agents, place, followed)
 
@@ -111,7 +111,7 @@ class Sequences:
         return Sequences(**vars(self) | {"rows": self.rows[:, :length], "valid": self.valid[:, :length]})
 
 
-def _rank_within(group: Tensor) -> Tensor:
+def rank_within(group: Tensor) -> Tensor:
     """(M,) how many entries of the same group come before each."""
     counts = group.bincount()
     order = group.argsort(stable=True)

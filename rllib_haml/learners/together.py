@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import tree
-from ray.rllib.core.columns import Columns
 from torch import Tensor
 from torch.nn.functional import pad
 
 from rllib_haml.haml import Evaluation, Player, SweepResult
 from rllib_haml.haml.sweep import Rows
-from rllib_haml.learners.module_policy import ModulePolicy, RecurrentPolicy
-from rllib_haml.modules.adapter import Adapter, forward_together
+from rllib_haml.learners.module_policy import ModulePolicy
+from rllib_haml.learners.stacked_policy import InStep, stacked
+from rllib_haml.modules.adapter_stack import in_stacks
 
 
 class Together:
@@ -24,37 +24,34 @@ class Together:
     One loss, the mean over all agents' active rows, and one gradient norm for `grad_clip`. The authors' code
     of LoRASA sums the agents' losses and clips each agent's gradient by itself.
 
-    Adapters of one backbone that are not recurrent are evaluated as one network, with one batched product
-    for each layer, if they adapt the same parameters and stand for equally many agents; else, policies are
-    evaluated one after another.
+    Those of one backbone with equal spaces that adapt the same parameters are evaluated as one network,
+    with one batched product for each layer.
 
     Args:
-        members: By name.
+        members: Policies of adapters, by name.
         optimizers: By the name of the module whose parameters move. They step together.
     """
 
     def __init__(self, members: Mapping[str, ModulePolicy], optimizers: Mapping[str, torch.optim.Optimizer]):
-        self.members, self.moving = dict(members), list(optimizers)
-        each = list(self.members.values())
-        self.optimizer: Any = _InStep(list(optimizers.values()))
+        stacks = in_stacks({name: policy.module for name, policy in members.items()})
+        self.members = {name: members[name] for stack in stacks for name in stack}
+        self.moving = list(optimizers)
+        self._parts = parts = [stacked([members[name] for name in stack]) for stack in stacks]
+        self.optimizer: Any = InStep(list(optimizers.values()))
         groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]
-        self.agents = [len(policy.active) for policy in each]
-        self.active = torch.cat([policy.active for policy in each])
-        self.behaviour_logp = torch.cat([policy.behaviour_logp for policy in each])
-        kinds = [policy.family for policy in each]
-        alike = all(kind == kinds[0] for kind in kinds)
-        self.family: Any = kinds[0] if alike else _Families(kinds, self.agents)
-        self._stacked: dict[str, Any] | None = _stack(each) if alike and _is_one_network(each) else None
+        self.active = torch.cat([part.active for part in parts])
+        self.behaviour_logp = torch.cat([part.behaviour_logp for part in parts])
+        families = [part.family for part in parts]
+        several = len(families) > 1
+        self.family: Any = _Families(families, [len(p.active) for p in parts]) if several else families[0]
 
     def parameters(self) -> list[Tensor]:
         return self._parameters
 
     def evaluate(self, rows: Rows) -> Evaluation:
         """As `Policy.evaluate`; parameters (K, R, P) with zeros behind those of narrower families."""
-        if self._stacked is not None:
-            return self._evaluate_stacked(self._stacked, rows)
-        parts = [policy.evaluate(rows) for policy in self.members.values()]
+        parts = [policy.evaluate(rows) for policy in self._parts]
         width = max(part.parameters.shape[-1] for part in parts)
         return Evaluation(
             torch.cat([part.log_prob for part in parts]),
@@ -62,27 +59,11 @@ class Together:
             torch.cat([pad(part.parameters, (0, width - part.parameters.shape[-1])) for part in parts]),
         )
 
-    def _evaluate_stacked(self, stacked: dict[str, Any], rows: Rows) -> Evaluation:
-        agents, adapters = self.agents[0], [policy.module for policy in self.members.values()]
-        chosen: Any = tree.map_structure(lambda x: x[:, rows].flatten(1, 2), stacked)
-        parameters = forward_together(adapters, chosen)
-        count = self.active[:, rows].shape[1]
-
-        def by_agent(x: Tensor) -> Tensor:
-            """(N, R · K, ...) → (N · K, R, ...)"""
-            return x.unflatten(1, (count, agents)).transpose(1, 2).flatten(0, 1)
-
-        return Evaluation(
-            by_agent(self.family.log_prob(parameters, chosen[Columns.ACTIONS])),
-            by_agent(self.family.entropy(parameters)),
-            by_agent(parameters),
-        )
-
     def member(self, name: str, evaluation: Evaluation) -> Evaluation:
         """One member's part."""
-        place = list(self.members).index(name)
-        start = sum(self.agents[:place])
-        own = slice(start, start + self.agents[place])
+        agents = {member: len(policy.active) for member, policy in self.members.items()}
+        start = sum(itertools.islice(agents.values(), list(agents).index(name)))
+        own = slice(start, start + agents[name])
         return Evaluation(evaluation.log_prob[own], evaluation.entropy[own], evaluation.parameters[own])
 
 
@@ -111,29 +92,13 @@ def unfolded(result: SweepResult, players: Mapping[str, Player]) -> tuple[SweepR
     return seen, alone
 
 
-class _InStep:
-    """Optimizers of different parameters as one."""
-
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]):
-        self._optimizers = optimizers
-
-    @property
-    def state(self) -> dict[Tensor, Any]:
-        """By parameter."""
-        return {p: state for optimizer in self._optimizers for p, state in optimizer.state.items()}
-
-    def step(self) -> None:
-        for optimizer in self._optimizers:
-            optimizer.step()
-
-
 @dataclass(frozen=True)
 class _Families:
     """Distributions (K, R, P) of several kinds: the first `agents[0]` rows belong to `kinds[0]`, the next
     `agents[1]` to `kinds[1]`, and so on.
 
     Attributes:
-        kinds: Families of action distributions, one for each member.
+        kinds: Families of action distributions.
         agents: How many follow it.
     """
 
@@ -148,24 +113,3 @@ class _Families:
             for kind, (p, q) in zip(self.kinds, pairs, strict=True)
         ]
         return torch.cat(each)
-
-
-def _is_one_network(policies: Sequence[ModulePolicy]) -> bool:
-    if not all(isinstance(policy.module, Adapter) for policy in policies):
-        return False
-    adapters = [policy.module for policy in policies]
-    return (
-        not any(isinstance(policy, RecurrentPolicy) for policy in policies)
-        and len({len(policy.active) for policy in policies}) == 1
-        and all(adapter.observation_space == adapters[0].observation_space for adapter in adapters)
-        and len({tuple(target.name for target in adapter.lora.targets) for adapter in adapters}) == 1
-    )
-
-
-def _stack(policies: Sequence[ModulePolicy]) -> dict[str, Any] | None:
-    """Their inputs and actions, (N, S, K, ...); None if only some have a mask."""
-    columns = [policy.inputs | {Columns.ACTIONS: policy.actions} for policy in policies]
-    if any(part.keys() != columns[0].keys() for part in columns):
-        return None
-    stacked: Any = tree.map_structure(lambda *parts: torch.stack(parts), *columns)
-    return stacked

@@ -8,14 +8,13 @@ from typing import Any, Literal, TypeVar
 
 import gymnasium as gym
 import torch
-from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
 from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.leading import is_leading, leading
-from rllib_haml.modules.lora import LoRA, Weights, adapted_by_all, stack_effective
+from rllib_haml.modules.lora import LoRA, Weights, adapted_by_all
 from rllib_haml.modules.lora_config import LoRAConfig
 from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.state import load_exactly
@@ -138,14 +137,11 @@ class Adapter(TorchRLModule):
         return own if self.train_backbone else {name: p.detach() for name, p in own.items()}
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return self._forward_with(self.weights(), batch)
+        return self.forward_with(self.weights(), batch)
 
-    def _forward_with(self, weights: Weights, batch: dict[str, Any]) -> dict[str, Any]:
+    def forward_with(self, weights: Weights, batch: dict[str, Any]) -> dict[str, Any]:
+        """What a network like its own puts out with these weights."""
         return functional_call(self._like[0], {f"actor.{n}": w for n, w in weights.items()}, (batch,))
-
-    def outputs(self, weights: Weights, batch: dict[str, Any]) -> Tensor:
-        """(R, P) parameters of the action distributions of a network like its own with these weights."""
-        return self._forward_with(weights, batch)[Columns.ACTION_DIST_INPUTS]
 
     def get_initial_state(self) -> dict[str, Tensor]:
         return {part: zeros.clone() for part, zeros in self._initial_state.items()}
@@ -191,29 +187,6 @@ class Adapter(TorchRLModule):
             deltas = [peer.lora.deltas() for peer in peers]
             mean = {name: torch.stack([d[name] for d in deltas]).mean(0) for name in deltas[0]}
             self.lora.assign(mean)
-
-
-def forward_together(adapters: Sequence[Adapter], batch: dict[str, Any]) -> Tensor:
-    """N adapters' policies as one network: one batched product for each layer that they adapt.
-
-    Args:
-        adapters: Of one backbone, with equal spaces, adapting the same parameters.
-        batch: What a forward takes, every tensor (N, R, ...).
-
-    Returns:
-        (N, R, P) parameters of their action distributions; differentiable in the adapters, and in the
-        backbone's parameters if these train.
-
-    Raises:
-        ValueError: If they are bound to different backbones, or adapt different parameters.
-    """
-    first, *others = adapters
-    if any(other.backbone is not first.backbone for other in others):
-        raise ValueError("These adapters are bound to different backbones.")
-    base = first.base_weights()
-    adapted = stack_effective(base, [adapter.lora for adapter in adapters])
-    places = ({name: 0 if name in adapted else None for name in base}, 0)
-    return vmap(first.outputs, in_dims=places)({**base, **adapted}, batch)
 
 
 def on_meta(

@@ -135,17 +135,20 @@ def _cosines(vectors: list[Tensor]) -> np.ndarray:
 
 
 @torch.no_grad()
-def divergences(adapters: Sequence[Adapter], batch: Mapping[str, Any]) -> np.ndarray:
-    """(N, N) ½ (KL(i ‖ j) + KL(j ‖ i)) in nats, the mean over the rows of `batch`.
+def divergences(adapters: Sequence[Adapter], batch: Mapping[str, Any], visited: Tensor) -> np.ndarray:
+    """(N, N) ½ (KL(i ‖ j) + KL(j ‖ i)) in nats, the mean over the rows of `batch` that were visited.
 
     Args:
         adapters: With equal spaces.
         batch: What the forwards take: observations under `obs`, (R, ...), or (B, T, ...) and `state_in` for
-            recurrent policies; `action_mask` where there is one. Every row counts: give visited ones only.
+            recurrent policies; `action_mask` where there is one.
+        visited: (R,) or (B, T) bool.
     """
     kind: Any = adapters[0].get_inference_action_dist_cls()
     # In float64: the KL of nearly equal policies is a small difference of large numbers.
-    outputs = [a.forward_inference(dict(batch))[Columns.ACTION_DIST_INPUTS].double() for a in adapters]
+    outputs = [
+        a.forward_inference(dict(batch))[Columns.ACTION_DIST_INPUTS][visited].double() for a in adapters
+    ]
     one_way = np.array([[float(kind.family.kl(p, q).mean()) for q in outputs] for p in outputs])
     return (one_way + one_way.T) / 2
 

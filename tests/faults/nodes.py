@@ -46,7 +46,6 @@ class RayStart:
     def __init__(self, work: Path):
         self.address, self._work, self._number = f"127.0.0.1:{PORT}", work, 0
         self._head = self._start("--head", f"--port={PORT}", "--num-cpus=2", "--include-dashboard=false")
-        time.sleep(15)
         self._workers: list[subprocess.Popen[bytes]] = []
 
     def add(self) -> None:
@@ -64,10 +63,18 @@ class RayStart:
         ray = str(Path(sys.executable).with_name("ray"))
         ports = 20000 + 500 * self._number
         ports_options = (f"--min-worker-port={ports}", f"--max-worker-port={ports + 499}")
-        log = (self._work / f"node-{self._number}.log").open("w")
+        log = self._work / f"node-{self._number}.log"
         self._number += 1
         command = [ray, "start", "--block", "--disable-usage-stats", *options, *ports_options]
-        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        with log.open("w") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        # Two that start at the same moment can wait for each other.
+        deadline = time.monotonic() + 60
+        while "Ray runtime started" not in log.read_text():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"A node did not start: see {log}")
+            time.sleep(0.1)
+        return process
 
 
 class RayTestCluster:
@@ -120,7 +127,6 @@ def main() -> None:
     nodes = RayTestCluster(args.work) if args.test_cluster else RayStart(args.work)
     for _ in range(2):
         nodes.add()
-    time.sleep(15)
     config = {"num_env_runners": 4, "num_envs_per_env_runner": 5, "num_gpus_per_learner": 0}
     command = ["-f", str(YAML), "--ray-address", nodes.address, "--config", json.dumps(config)]
     stop = ["--stop", json.dumps({"training_iteration": args.iterations})]
@@ -140,12 +146,14 @@ def main() -> None:
                 events[done + 1] = "a node added"
     finally:
         nodes.close()
+    if train.returncode:
+        raise SystemExit(f"The training ended with exit code {train.returncode}.")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(row(result, events) for result in results(args.work))
-    print(f"exit code {train.returncode}; {events}")
+    print(events)
 
 
 def row(result: dict[str, Any], events: dict[int, str]) -> dict[str, Any]:

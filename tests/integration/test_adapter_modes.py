@@ -10,6 +10,8 @@ from running_state import assert_same_everywhere
 from test_lorasa import AGENTS, STEPS, config, moved, weights
 
 from rllib_haml import LoRASA
+from rllib_haml.cli.play import _observed
+from rllib_haml.learners.adapter_report import report_adapters
 from rllib_haml.learners.together import Together
 
 MOVERS = {
@@ -49,6 +51,12 @@ def test_recurrent_policies_too(ray_cluster: None, mode: str) -> None:
         learners = algo.train()["learners"]
         assert moved(before, weights(algo)) == expected | {"critic"}
         assert all(learners[name]["behaviour_gap"] < 1e-4 for name in AGENTS)
+    assert all(learners[name]["adapter_divergence"] > 0 for name in AGENTS)
+    joint = _observed(algo, 40)
+    adapters = {name: algo.get_module(name) for name in sorted(AGENTS)}
+    divergence = report_adapters(adapters, joint, len(joint.row), (0,)).divergence
+    assert divergence is not None
+    assert (divergence > 0).sum() == 6, "every two agents differ"
     algo.stop()
 
 

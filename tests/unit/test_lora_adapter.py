@@ -28,7 +28,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import nn
 
 from rllib_haml.modules.actor import Actor
-from rllib_haml.modules.adapter import Adapter, forward_together
+from rllib_haml.modules.adapter import Adapter
+from rllib_haml.modules.adapter_stack import AdapterStack
 from rllib_haml.modules.lora_config import LoRAConfig
 
 
@@ -239,22 +240,24 @@ def test_states_are_loaded_bit_for_bit_or_not_at_all() -> None:
         other.set_state({})
 
 
-@pytest.mark.parametrize("head", ["box", "discrete"])
-def test_a_team_as_one_network(head: str) -> None:
-    """Each agent's outputs, and its gradients, are those of its adapter alone."""
-    backbone = make_actor(head)
-    team = [learnt(backbone, seed, r=rank) for seed, rank in enumerate((2, 2, 3))]
-    batches = [make_batch(backbone, seed=seed) for seed in range(3)]
-    together = forward_together(team, tree.map_structure(lambda *rows: torch.stack(rows), *batches))
-    parameters = [p for adapter in team for p in adapter.parameters()]
+@pytest.mark.parametrize(("head", "network"), [("box", "mlp"), ("discrete", "mlp"), ("box", "lstm")])
+def test_a_team_as_one_network(head: str, network: str) -> None:
+    """Each agent's outputs and gradients are those of its adapter alone; two agents have the same one."""
+    backbone = make_actor(head, network)
+    own = [learnt(backbone, seed, r=rank) for seed, rank in enumerate((2, 2, 3))]
+    team = [own[0], own[1], own[0], own[2]]
+    batches = [make_batch(backbone, seed=seed) for seed in range(4)]
+    batch = tree.map_structure(lambda *rows: torch.stack(rows), *batches)
+    together = AdapterStack(team).forward(batch)[Columns.ACTION_DIST_INPUTS]
+    parameters = [p for adapter in own for p in adapter.parameters()]
     found = torch.autograd.grad(together.square().sum(), parameters)
     alone = torch.stack([outputs(adapter, batch) for adapter, batch in zip(team, batches, strict=True)])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
     assert (together[0] - outputs(team[1], batches[0])).abs().max() > 1e-3, "any adapter would do"
     for gradient, expected in zip(found, torch.autograd.grad(alone.square().sum(), parameters), strict=True):
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="different backbones"):
-        forward_together([team[0], make_adapter(make_actor(head))], batches[0])
+    with pytest.raises(ValueError, match=r"Adapters \[1\] are not like the first: .* one backbone"):
+        AdapterStack([team[0], make_adapter(make_actor(head, network))])
 
 
 def test_an_agent_that_joins() -> None:

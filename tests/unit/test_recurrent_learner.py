@@ -171,6 +171,7 @@ def test_gradients_are_those_of_truncated_backpropagation(kind: str) -> None:
     module = actor(kind, "hands")
     joint = batch_of(made, kind)
     policy = policy_of(module, "hands", joint)
+    policy.evaluate(slice(None))
     starts = by_hand(module, kind, "hands", made)[1]
     disturb(module, 0.1)
     weight = torch.randn(2, len(joint.row), dtype=torch.float64)

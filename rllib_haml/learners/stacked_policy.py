@@ -1,0 +1,97 @@
+"""All agents of several adapters as one policy of the sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import tree
+from ray.rllib.core.columns import Columns
+from torch import Tensor
+
+from rllib_haml.learners.batch import ACTIVE
+from rllib_haml.learners.module_policy import ModulePolicy, RecurrentPolicy
+from rllib_haml.learners.sequences import Sequences, rank_within
+from rllib_haml.modules.actor import ACTION_MASK
+from rllib_haml.modules.adapter_stack import AdapterStack
+
+
+class StackedPolicy(ModulePolicy):
+    """All agents of several adapters' policies as one, evaluated as one network.
+
+    Args:
+        policies: Of alike adapters.
+        keys: What the kind of policy takes besides.
+    """
+
+    def __init__(self, policies: Sequence[ModulePolicy], **keys: Any):
+        super().__init__(
+            policies[0].module,
+            columns=side_by_side([policy.columns for policy in policies]),
+            parameters=[p for policy in policies for p in policy.parameters()],
+            optimizer=InStep([policy.optimizer for policy in policies]),
+            **keys,
+        )
+        self._stack = AdapterStack([policy.module for policy in policies for _ in policy.active])
+
+    def _forward(self, batch: Any) -> dict[str, Any]:
+        agents = len(self.active)
+        by_agent = tree.map_structure(lambda x: x.unflatten(0, (-1, agents)).transpose(0, 1), batch)
+        out = self._stack.forward(by_agent)
+        return {key: x.transpose(0, 1).flatten(0, 1) for key, x in out.items()}
+
+
+class StackedRecurrentPolicy(StackedPolicy, RecurrentPolicy):
+    """The same of recurrent adapters."""
+
+    def _read(self, part: Sequences, before: Any) -> dict[str, Any]:
+        """Agents with fewer sequences than others read the first one, again and for nothing."""
+        batch = part.gather(self.inputs) | {Columns.STATE_IN: before}
+        place = rank_within(part.agent)
+        most = int(place.max()) + 1 if len(part) else 0
+        index = place.new_zeros(len(self.active), most)
+        index[part.agent, place] = torch.arange(len(part), device=index.device)
+        taken = part.agent * most + place
+        out = self._stack.forward(tree.map_structure(lambda x: x[index], batch))
+        found: Any = tree.map_structure(lambda x: x.flatten(0, 1).index_select(0, taken), out)
+        return found
+
+
+def stacked(policies: Sequence[ModulePolicy]) -> ModulePolicy:
+    """One policy of all the agents of these, whose adapters are alike."""
+    first = policies[0]
+    if len(policies) == 1:
+        return first
+    if isinstance(first, RecurrentPolicy):
+        return StackedRecurrentPolicy(policies, joint=first.joint, max_seq_len=first.max_seq_len)
+    return StackedPolicy(policies)
+
+
+def side_by_side(columns: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The columns (S, K, ...) of several policies as those of one policy of all their agents.
+
+    Agents without a mask get one that allows everything, if others have one.
+    """
+    masks = [part[ACTION_MASK] for part in columns if ACTION_MASK in part]
+    if masks:
+        free = torch.ones_like(masks[0][:, :1])
+        columns = [{ACTION_MASK: free.expand(-1, part[ACTIVE].shape[1], -1)} | part for part in columns]
+    together: Any = tree.map_structure(lambda *parts: torch.cat(parts, dim=1), *columns)
+    return together
+
+
+class InStep:
+    """Optimizers of different parameters as one."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]):
+        self._optimizers = optimizers
+
+    @property
+    def state(self) -> dict[Tensor, Any]:
+        """By parameter."""
+        return {p: state for optimizer in self._optimizers for p, state in optimizer.state.items()}
+
+    def step(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.step()

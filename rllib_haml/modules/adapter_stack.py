@@ -1,0 +1,77 @@
+"""Several agents' adapters of one backbone as one network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.func import vmap
+
+from rllib_haml.modules.adapter import Adapter
+from rllib_haml.modules.lora import stack_effective
+
+
+class AdapterStack:
+    """K agents' policies as one network: one batched product for each layer that they adapt.
+
+    Args:
+        adapters: Each agent's, all `alike`. Agents of a group have the same one.
+
+    Raises:
+        ValueError: If two of them are not alike.
+    """
+
+    def __init__(self, adapters: Sequence[Adapter]):
+        different = [place for place, adapter in enumerate(adapters) if not alike(adapter, adapters[0])]
+        if different:
+            raise ValueError(
+                f"Adapters {different} are not like the first: one network takes one backbone, equal "
+                f"spaces, and the same adapted parameters."
+            )
+        each = {id(adapter): adapter for adapter in adapters}
+        self.adapters = list(each.values())
+        places = {key: place for place, key in enumerate(each)}
+        device = next(adapters[0].backbone.parameters()).device
+        self._adapter_of = torch.tensor([places[id(adapter)] for adapter in adapters], device=device)
+
+    def forward(self, batch: Any) -> dict[str, Any]:
+        """What `Adapter.forward_train` returns, of all agents at once.
+
+        Args:
+            batch: What it takes, every tensor (K, R, ...).
+
+        Returns:
+            The same, every tensor (K, R, ...); differentiable in the adapters, and in the backbone's
+            parameters if these train.
+        """
+        first = self.adapters[0]
+        base = first.base_weights()
+        adapted = stack_effective(base, [adapter.lora for adapter in self.adapters])
+        if len(self.adapters) < len(self._adapter_of):
+            adapted = {name: w.index_select(0, self._adapter_of) for name, w in adapted.items()}
+        places = ({name: 0 if name in adapted else None for name in base}, 0)
+        return vmap(first.forward_with, in_dims=places)({**base, **adapted}, batch)
+
+
+def in_stacks(adapters: Mapping[str, Adapter]) -> list[list[str]]:
+    """The names of those that one network can hold, for as few networks as there must be."""
+    stacks: list[list[str]] = []
+    for name, adapter in adapters.items():
+        same = [stack for stack in stacks if alike(adapter, adapters[stack[0]])]
+        if same:
+            same[0].append(name)
+        else:
+            stacks.append([name])
+    return stacks
+
+
+def alike(adapter: Adapter, other: Adapter) -> bool:
+    """Whether one network can hold both."""
+    adapted, others = ([(t.name, t.shape) for t in each.lora.targets] for each in (adapter, other))
+    return (
+        adapter.backbone is other.backbone
+        and adapter.observation_space == other.observation_space
+        and adapter.action_space == other.action_space
+        and adapted == others
+    )
