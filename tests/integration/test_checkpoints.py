@@ -43,23 +43,24 @@ def saved(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_it_moves_between_numbers_of_learners_and_env_runners(
     saved: Any, stopping: list[Any], tmp_path: Path
 ) -> None:
-    """0 learners → 1 learner and an env runner → 0: the weights, and counters, are the same each time."""
+    """0 learners → 1 and an env runner → 2 → 0: weights and counters are the same each time."""
     path, before = saved
-    remote = config(num_learners=1).env_runners(num_env_runners=1)
-    algo = HAPPO.from_checkpoint(path, config=remote)
-    stopping.append(algo)
-    assert modules_moved(before, weights(algo)[0]) == set()
-    algo.train()
-    after = weights(algo)[0]
-    assert modules_moved(before, after) == {"agent_0", "agent_1", "critic"}
-    algo.save_to_path(tmp_path / "again")
-    stopping.pop().stop()
-    algo = HAPPO.from_checkpoint(tmp_path / "again", config=config())
-    stopping.append(algo)
-    assert modules_moved(after, weights(algo)[0]) == set()
-    result = algo.train()
-    assert result["training_iteration"] == 4
-    assert result["env_runners"]["num_env_steps_sampled_lifetime"] == 4 * 32
+    steps = 2 * 32
+    for learners, env_runners in ((1, 1), (2, 0), (0, 0)):
+        settings = config(num_learners=learners).env_runners(num_env_runners=env_runners)
+        algo = HAPPO.from_checkpoint(path, config=settings)
+        stopping.append(algo)
+        assert all(modules_moved(before, held) == set() for held in weights(algo))
+        result = algo.train()
+        steps += 32 * max(1, learners)
+        assert result["env_runners"]["num_env_steps_sampled_lifetime"] == steps
+        first, *others = weights(algo)
+        assert modules_moved(before, first) == {"agent_0", "agent_1", "critic"}
+        assert all(modules_moved(first, other) == set() for other in others)
+        path, before = tmp_path / str(learners), first
+        algo.save_to_path(path)
+        stopping.pop().stop()
+    assert result["training_iteration"] == 5
 
 
 class NoDisk(OnPolicyTeamLearner):
