@@ -10,6 +10,7 @@ import tree
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
+from rllib_haml.haml.sweep import Evaluation, Rows
 from rllib_haml.learners.batch import ACTIVE
 from rllib_haml.learners.module_policy import ModulePolicy, RecurrentPolicy
 from rllib_haml.learners.sequences import Sequences, rank_within
@@ -17,7 +18,7 @@ from rllib_haml.modules.actor import ACTION_MASK
 from rllib_haml.modules.adapter_stack import AdapterStack
 
 
-class StackedPolicy(ModulePolicy):
+class _OfAdapters(ModulePolicy):
     """All agents of several adapters' policies as one, evaluated as one network.
 
     Args:
@@ -35,15 +36,27 @@ class StackedPolicy(ModulePolicy):
         )
         self._stack = AdapterStack([policy.module for policy in policies for _ in policy.active])
 
-    def _forward(self, batch: Any) -> dict[str, Any]:
-        agents = len(self.active)
-        by_agent = tree.map_structure(lambda x: x.unflatten(0, (-1, agents)).transpose(0, 1), batch)
-        out = self._stack.forward(by_agent)
-        return {key: x.transpose(0, 1).flatten(0, 1) for key, x in out.items()}
+
+class StackedPolicy(_OfAdapters):
+    """That of adapters without memory."""
+
+    def __init__(self, policies: Sequence[ModulePolicy]):
+        super().__init__(policies)
+        # (K, S, ...), so that no evaluation has to move them.
+        self._by_agent: Any = tree.map_structure(
+            lambda x: x.transpose(0, 1).contiguous(), (self.inputs, self.actions)
+        )
+
+    def evaluate(self, rows: Rows) -> Evaluation:
+        chosen: Any = tree.map_structure(lambda x: x[:, rows], self._by_agent)
+        inputs, actions = chosen
+        parameters = self._stack.forward(inputs)[Columns.ACTION_DIST_INPUTS]
+        log_prob = self.family.log_prob(parameters, actions)
+        return Evaluation(log_prob, self.family.entropy(parameters), parameters)
 
 
-class StackedRecurrentPolicy(StackedPolicy, RecurrentPolicy):
-    """The same of recurrent adapters."""
+class StackedRecurrentPolicy(_OfAdapters, RecurrentPolicy):
+    """That of recurrent adapters."""
 
     def _read(self, part: Sequences, before: Any) -> dict[str, Any]:
         """Agents with fewer sequences than others read the first one, again and for nothing."""
