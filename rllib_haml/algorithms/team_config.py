@@ -22,7 +22,7 @@ from ray.rllib.utils.annotations import override
 from rllib_haml._typing import AgentID, NotProvided
 from rllib_haml.algorithms.training_keys import refuse_unknown
 from rllib_haml.envs.registry import registered_envs, resolve_env
-from rllib_haml.learners.batch import JointBatchConnector, state_images, state_size
+from rllib_haml.learners.connector import JointBatchConnector, state_images, state_size
 from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.critic import CRITIC, IMAGES, Critic
 from rllib_haml.modules.encoders import flat_size

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from rllib_haml.haml import SweepResult
 from rllib_haml.learners.advantages import TeamAdvantage
-from rllib_haml.learners.batch import ACTIVE, JointBatch, state_size
+from rllib_haml.learners.batch import ACTIVE, JointBatch
+from rllib_haml.learners.connector import state_size
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
 from rllib_haml.modules.critic import own_critic
 

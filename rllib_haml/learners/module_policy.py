@@ -36,7 +36,7 @@ class ModulePolicy:
         optimizer: Any,
     ):
         self.module, self._parameters, self.optimizer = module, list(parameters), optimizer
-        self.columns = columns = {k: _match(v, next(module.parameters()).dtype) for k, v in columns.items()}
+        columns = {k: _match(v, next(module.parameters()).dtype) for k, v in columns.items()}
         kind = module.get_train_action_dist_cls()
         self.family: Family = kind.family if issubclass(kind, FamilyDistribution) else RLlibFamily(kind)
         self.inputs = {k: columns[k] for k in (Columns.OBS, ACTION_MASK) if k in columns}
@@ -47,6 +47,12 @@ class ModulePolicy:
     def parameters(self) -> list[Tensor]:
         return self._parameters
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What it reads, as it was given."""
+        told = {ACTIVE: self.active.T, Columns.ACTION_LOGP: self.behaviour_logp.T}
+        return {**self.inputs, Columns.ACTIONS: self.actions, **told}
+
     def evaluate(self, rows: Rows) -> Evaluation:
         """Flattens rows and agents into one batch, so that K agents cost one forward pass."""
 
@@ -54,7 +60,7 @@ class ModulePolicy:
             return x[rows].flatten(0, 1)
 
         count, agents = self.active[:, rows].shape[1], len(self.active)
-        out = self._forward(tree.map_structure(flat, self.inputs))
+        out = self.module.forward_train(tree.map_structure(flat, self.inputs))
         parameters = out[Columns.ACTION_DIST_INPUTS]
         logp = self.family.log_prob(parameters, tree.map_structure(flat, self.actions))
         entropy = self.family.entropy(parameters)
@@ -63,10 +69,6 @@ class ModulePolicy:
             return x.view(count, agents, *x.shape[1:]).transpose(0, 1)
 
         return Evaluation(by_agent(logp), by_agent(entropy), by_agent(parameters))
-
-    def _forward(self, batch: Any) -> dict[str, Any]:
-        """The module's outputs for R rows of K agents, (R · K, ...)."""
-        return self.module.forward_train(batch)
 
 
 class RecurrentPolicy(ModulePolicy):
@@ -89,16 +91,21 @@ class RecurrentPolicy(ModulePolicy):
         steps = ~joint.last
         self._unit = joint.unit_begins(max_seq_len)[steps].cumsum(0) - 1
         self._sequences = Sequences.of(joint.fragment[steps], self._unit, self.active.T)
-        # (F · K, ...)
-        self._first = tree.map_structure(lambda x: x.flatten(0, 1), self.columns[Columns.STATE_IN])
+        dtype = next(self.module.parameters()).dtype
+        self._first = _match(columns[Columns.STATE_IN], dtype)
         self._before: Any = None
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        return super().columns | {Columns.STATE_IN: self._first}
 
     def _states(self) -> Any:
         """The state before each sequence, (B, ...)."""
         if self._before is not None and torch.is_grad_enabled():
             return self._before
+        first = tree.map_structure(lambda x: x.flatten(0, 1), self._first)
         states = self._sequences.states(
-            lambda part, before: self._read(part, before)[Columns.STATE_OUT], self._first
+            lambda part, before: self._read(part, before)[Columns.STATE_OUT], first
         )
         self._before = self._before or states
         return states

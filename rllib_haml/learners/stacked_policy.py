@@ -42,13 +42,14 @@ class StackedPolicy(_OfAdapters):
 
     def __init__(self, policies: Sequence[ModulePolicy]):
         super().__init__(policies)
-        # (K, S, ...), so that no evaluation has to move them.
-        self._by_agent: Any = tree.map_structure(
-            lambda x: x.transpose(0, 1).contiguous(), (self.inputs, self.actions)
+        # Agent by agent in memory, so that no evaluation has to move them.
+        ordered: Any = tree.map_structure(
+            lambda x: x.transpose(0, 1).contiguous().transpose(0, 1), (self.inputs, self.actions)
         )
+        self.inputs, self.actions = ordered
 
     def evaluate(self, rows: Rows) -> Evaluation:
-        chosen: Any = tree.map_structure(lambda x: x[:, rows], self._by_agent)
+        chosen: Any = tree.map_structure(lambda x: x.transpose(0, 1)[:, rows], (self.inputs, self.actions))
         inputs, actions = chosen
         parameters = self._stack.forward(inputs)[Columns.ACTION_DIST_INPUTS]
         log_prob = self.family.log_prob(parameters, actions)

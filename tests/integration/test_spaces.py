@@ -16,7 +16,7 @@ from ray.tune.registry import register_env
 from spaces_env import ACTIONS, SpacesEnv, choices
 
 from rllib_haml import HAPPOConfig
-from rllib_haml.learners.batch import JointBatchConnector
+from rllib_haml.learners.connector import JointBatchConnector
 from rllib_haml.learners.module_policy import ModulePolicy
 from rllib_haml.modules.actor import ACTION_MASK
 from rllib_haml.sampling.faults import EnvironmentFault

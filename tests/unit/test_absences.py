@@ -20,7 +20,7 @@ from ray.tune.registry import register_env
 from rllib_haml import HAPPOConfig
 from rllib_haml.haml import SweepResult, sweep
 from rllib_haml.learners import on_policy
-from rllib_haml.learners.batch import JointBatchConnector
+from rllib_haml.learners.connector import JointBatchConnector
 from rllib_haml.sampling.fragment import JointFragment, in_batch_order
 from rllib_haml.sampling.joint_env_runner import JointEnvRunner
 

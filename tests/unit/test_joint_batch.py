@@ -13,7 +13,8 @@ from fragments import MASKED, STATE_SPACE, TEAM, make_fragment
 from gymnasium import spaces
 from ray.rllib.core.columns import Columns
 
-from rllib_haml.learners.batch import ACTIVE, JointBatch, JointBatchConnector, state_size
+from rllib_haml.learners.batch import ACTIVE, JointBatch
+from rllib_haml.learners.connector import JointBatchConnector, state_size
 from rllib_haml.modules.actor import ACTION_MASK
 from rllib_haml.sampling.fragment import JointFragment, in_batch_order
 from rllib_haml.sampling.team import Team, TeamReward

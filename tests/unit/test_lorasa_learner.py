@@ -13,7 +13,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune.registry import register_env
 
 from rllib_haml import LoRASAConfig
-from rllib_haml.learners.batch import JointBatchConnector
+from rllib_haml.learners.connector import JointBatchConnector
 
 
 class Many(MultiAgentEnv):

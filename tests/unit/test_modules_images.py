@@ -16,7 +16,8 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import nn
 
-from rllib_haml.learners.batch import JointBatch, JointBatchConnector, state_images, state_size
+from rllib_haml.learners.batch import JointBatch
+from rllib_haml.learners.connector import JointBatchConnector, state_images, state_size
 from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.critic import IMAGES, Critic
 from rllib_haml.modules.encoders import flat_size, flatten_rows

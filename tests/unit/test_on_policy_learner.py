@@ -16,7 +16,8 @@ from torch import Tensor
 from rllib_haml import HAPPOConfig
 from rllib_haml.haml import JointRows
 from rllib_haml.learners import diagnostics, on_policy
-from rllib_haml.learners.batch import JointBatch, JointBatchConnector
+from rllib_haml.learners.batch import JointBatch
+from rllib_haml.learners.connector import JointBatchConnector
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
 from rllib_haml.learners.value_fit import value_loss
 from rllib_haml.sampling.fragment import JointFragment, in_batch_order

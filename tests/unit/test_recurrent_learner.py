@@ -15,7 +15,8 @@ from torch import Tensor
 
 from rllib_haml.haml import Evaluation, JointRows, KLBall, MirrorStep, NoDrift, Player
 from rllib_haml.haml.flat import flat_gradient, split_like
-from rllib_haml.learners.batch import JointBatch, JointBatchConnector
+from rllib_haml.learners.batch import JointBatch
+from rllib_haml.learners.connector import JointBatchConnector
 from rllib_haml.learners.critic_memory import CriticMemory
 from rllib_haml.learners.module_policy import RecurrentPolicy
 from rllib_haml.learners.state_values import RecurrentStateValues
