@@ -117,7 +117,8 @@ def merge_adapters(checkpoint: Path, directory: Path, agent: str | None) -> None
     type=click.IntRange(min=0),
     default=300,
     show_default=True,
-    help="Joint steps to play, on which policies are compared; 0 compares weights alone.",
+    help="Joint steps to play, on which policies are compared (recurrent ones where episodes and batches "
+    "begin); 0 compares weights alone.",
 )
 def audit(checkpoint: Path, plot: Path | None, steps: int) -> None:
     """Show how far the agents have drifted from the backbone and from each other."""
@@ -130,7 +131,7 @@ def audit(checkpoint: Path, plot: Path | None, steps: int) -> None:
     found = _audit(checkpoint, steps)
     click.echo(f"{audit_table(found.by_agent())}\n\n{layer_table(found)}")
     if steps and found.divergence is None:
-        click.echo("KL: policies with unequal spaces are not compared.")
+        click.echo("KL: unknown. Policies with unequal spaces are not compared, nor where nobody acted.")
     if plot is not None:
         plot_audit(found, plot)
         click.echo(f"{plot}")

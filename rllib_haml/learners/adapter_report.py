@@ -21,8 +21,8 @@ from rllib_haml.modules.actor import ACTION_MASK
 from rllib_haml.modules.adapter import Adapter
 from rllib_haml.modules.adapter_drift import AdapterAudit, audit_adapters, divergences
 
-# About as many, over all agents and learners.
-MAX_OBSERVATIONS = 256
+# About as many, over all agents and learners; of recurrent policies no fewer sequences than this.
+MAX_OBSERVATIONS, MIN_SEQUENCES = 256, 8
 # What a forward takes, and which of its rows an agent that acted observed.
 Visited = tuple[dict[str, Any], Tensor]
 
@@ -32,9 +32,9 @@ def report_adapters(
 ) -> AdapterAudit:
     """The audit after an update, alike on every learner.
 
-    Policies are compared on what all acting agents observed in a few random joint steps of the batch, or, if
-    they are recurrent, in the first steps of a few fragments, each from the state that the agent had there;
-    unless their spaces are unequal.
+    Policies are compared on what acting agents observed in a few random steps of the batch, or, if they are
+    recurrent, in the opening sequences of a few random fragments, each from the state that the agent had
+    there; unless their spaces are unequal.
 
     Args:
         total: Joint steps of all learners.
@@ -43,7 +43,8 @@ def report_adapters(
     if not are_comparable(each):
         return audit
     columns = side_by_side(list(joint.policies.values()))
-    draw = torch.rand(total, columns[ACTIVE].shape[1], generator=generator(joint.row.device, *key))[joint.row]
+    device, agents = joint.row.device, columns[ACTIVE].shape[1]
+    draw = torch.rand(total, agents, generator=generator(device, *key), device=device)[joint.row]
     length = common_seq_len(adapters)
     if length is None:
         batch, visited = _some_rows(columns, draw, total)
@@ -53,8 +54,8 @@ def report_adapters(
     found = np.zeros((len(each), len(each)))
     if count:
         found = divergences(each, _like(each[0], batch), visited)
-    sums = all_reduce(torch.as_tensor(count * found, device=joint.row.device))
-    counts = int(all_reduce(torch.tensor(count, device=joint.row.device)))
+    sums = all_reduce(torch.as_tensor(count * found, device=device))
+    counts = int(all_reduce(torch.tensor(count, device=device)))
     return replace(audit, divergence=(sums / counts).cpu().numpy()) if counts else audit
 
 
@@ -74,12 +75,10 @@ def _some_rows(columns: dict[str, Any], draw: Tensor, total: int) -> Visited:
 
 
 def _some_sequences(columns: dict[str, Any], joint: JointBatch, draw: Tensor, length: int) -> Visited:
-    """The first `length` steps of random agents in random fragments, (B, length, ...)."""
-    steps = ~joint.last
-    unit = joint.unit_begins(length)[steps].cumsum(0) - 1
-    sequences = Sequences.of(joint.fragment[steps], unit, columns[ACTIVE])
+    """Of random agents in random fragments the sequence in which they first act, (B, T, ...)."""
+    sequences = Sequences.of(joint.fragment[~joint.last], joint.units(length), columns[ACTIVE])
     streams = draw.shape[1] * int(all_reduce(torch.tensor(len(joint.lengths), device=draw.device)))
-    share = MAX_OBSERVATIONS / max(1, length * streams)
+    share = max(MAX_OBSERVATIONS / length, MIN_SEQUENCES) / max(1, streams)
     drawn = draw[sequences.rows[:, 0], sequences.agent] < share
     chosen = sequences[(sequences.place == 0) & drawn]
     states: Any = tree.map_structure(lambda x: x.flatten(0, 1)[chosen.stream], columns[Columns.STATE_IN])

@@ -92,6 +92,10 @@ class JointBatch:
         """(S + F,) the fragment of each state."""
         return self.last.cumsum(0) - self.last.long()
 
+    def units(self, max_seq_len: int) -> Tensor:
+        """(S,) the unit that each step lies in."""
+        return self.unit_begins(max_seq_len)[~self.last].cumsum(0) - 1
+
     def unit_begins(self, max_seq_len: int) -> Tensor:
         """(S + F,) bool: a unit begins every `max_seq_len` steps, and with a fragment's last state."""
         rows = self.lengths + 1

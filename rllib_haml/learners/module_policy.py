@@ -49,7 +49,7 @@ class ModulePolicy:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What it reads, as it was given."""
+        """What it reads, as the connector lays it out."""
         told = {ACTIVE: self.active.T, Columns.ACTION_LOGP: self.behaviour_logp.T}
         return {**self.inputs, Columns.ACTIONS: self.actions, **told}
 
@@ -88,9 +88,8 @@ class RecurrentPolicy(ModulePolicy):
     ):
         super().__init__(*args, columns=columns, **kwargs)
         self.joint, self.max_seq_len = joint, max_seq_len
-        steps = ~joint.last
-        self._unit = joint.unit_begins(max_seq_len)[steps].cumsum(0) - 1
-        self._sequences = Sequences.of(joint.fragment[steps], self._unit, self.active.T)
+        self._unit = joint.units(max_seq_len)
+        self._sequences = Sequences.of(joint.fragment[~joint.last], self._unit, self.active.T)
         dtype = next(self.module.parameters()).dtype
         self._first = _match(columns[Columns.STATE_IN], dtype)
         self._before: Any = None
@@ -107,7 +106,8 @@ class RecurrentPolicy(ModulePolicy):
         states = self._sequences.states(
             lambda part, before: self._read(part, before)[Columns.STATE_OUT], first
         )
-        self._before = self._before or states
+        if self._before is None:
+            self._before = states
         return states
 
     def _read(self, part: Sequences, before: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import tree
 from ray.rllib.core.columns import Columns
-from torch import Tensor
 
 from rllib_haml.haml.sweep import Evaluation, Rows
 from rllib_haml.learners.batch import ACTIVE
@@ -19,7 +18,7 @@ from rllib_haml.modules.adapter_stack import AdapterStack
 
 
 class _OfAdapters(ModulePolicy):
-    """All agents of several adapters' policies as one, evaluated as one network.
+    """All agents of several adapters' policies as one, evaluated as one network; it moves nothing itself.
 
     Args:
         policies: Of alike adapters.
@@ -30,8 +29,8 @@ class _OfAdapters(ModulePolicy):
         super().__init__(
             policies[0].module,
             columns=side_by_side([policy.columns for policy in policies]),
-            parameters=[p for policy in policies for p in policy.parameters()],
-            optimizer=InStep([policy.optimizer for policy in policies]),
+            parameters=[],
+            optimizer=None,
             **keys,
         )
         self._stack = AdapterStack([policy.module for policy in policies for _ in policy.active])
@@ -42,7 +41,7 @@ class StackedPolicy(_OfAdapters):
 
     def __init__(self, policies: Sequence[ModulePolicy]):
         super().__init__(policies)
-        # Agent by agent in memory, so that no evaluation has to move them.
+        # Agent by agent in memory: the network reads them so.
         ordered: Any = tree.map_structure(
             lambda x: x.transpose(0, 1).contiguous().transpose(0, 1), (self.inputs, self.actions)
         )
@@ -93,19 +92,3 @@ def side_by_side(columns: Sequence[dict[str, Any]]) -> dict[str, Any]:
         columns = [{ACTION_MASK: free.expand(-1, part[ACTIVE].shape[1], -1)} | part for part in columns]
     together: Any = tree.map_structure(lambda *parts: torch.cat(parts, dim=1), *columns)
     return together
-
-
-class InStep:
-    """Optimizers of different parameters as one."""
-
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]):
-        self._optimizers = optimizers
-
-    @property
-    def state(self) -> dict[Tensor, Any]:
-        """By parameter."""
-        return {p: state for optimizer in self._optimizers for p, state in optimizer.state.items()}
-
-    def step(self) -> None:
-        for optimizer in self._optimizers:
-            optimizer.step()

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from rllib_haml.haml import Evaluation, Player, SweepResult
 from rllib_haml.haml.sweep import Rows
 from rllib_haml.learners.module_policy import ModulePolicy
-from rllib_haml.learners.stacked_policy import InStep, stacked
+from rllib_haml.learners.stacked_policy import stacked
 from rllib_haml.modules.adapter_stack import in_stacks
 
 
@@ -37,7 +37,7 @@ class Together:
         self.members = {name: members[name] for stack in stacks for name in stack}
         self.moving = list(optimizers)
         self._parts = parts = [stacked([members[name] for name in stack]) for stack in stacks]
-        self.optimizer: Any = InStep(list(optimizers.values()))
+        self.optimizer: Any = _InStep(list(optimizers.values()))
         groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self.active = torch.cat([part.active for part in parts])
@@ -90,6 +90,22 @@ def unfolded(result: SweepResult, players: Mapping[str, Player]) -> tuple[SweepR
             if name in result.faults:
                 seen.faults[member] = result.faults[name]
     return seen, alone
+
+
+class _InStep:
+    """Optimizers of different parameters as one."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]):
+        self._optimizers = optimizers
+
+    @property
+    def state(self) -> dict[Tensor, Any]:
+        """By parameter."""
+        return {p: state for optimizer in self._optimizers for p, state in optimizer.state.items()}
+
+    def step(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.step()
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,14 @@ class AdapterStack:
     """
 
     def __init__(self, adapters: Sequence[Adapter]):
-        different = [place for place, adapter in enumerate(adapters) if not alike(adapter, adapters[0])]
+        each = {id(adapter): adapter for adapter in adapters}
+        self.adapters = list(each.values())
+        different = [place for place, adapter in enumerate(self.adapters) if not alike(adapter, adapters[0])]
         if different:
             raise ValueError(
                 f"Adapters {different} are not like the first: one network takes one backbone, equal "
-                f"spaces, and the same adapted parameters."
+                f"spaces, and the same parameters to adapt and to train."
             )
-        each = {id(adapter): adapter for adapter in adapters}
-        self.adapters = list(each.values())
         places = {key: place for place, key in enumerate(each)}
         device = next(adapters[0].backbone.parameters()).device
         self._adapter_of = torch.tensor([places[id(adapter)] for adapter in adapters], device=device)
@@ -71,6 +71,7 @@ def alike(adapter: Adapter, other: Adapter) -> bool:
     adapted, others = ([(t.name, t.shape) for t in each.lora.targets] for each in (adapter, other))
     return (
         adapter.backbone is other.backbone
+        and adapter.train_backbone == other.train_backbone
         and adapter.observation_space == other.observation_space
         and adapter.action_space == other.action_space
         and adapted == others

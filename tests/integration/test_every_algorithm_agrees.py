@@ -68,6 +68,7 @@ CASES = {
     "LoRASA shares, unequal spaces": Case(LoRASAConfig, LORA, "unequal"),
     "LoRASA, one after another": Case(LoRASAConfig, LORA, "alike", 2),
     "LoRASA, at once as one network": Case(LoRASAConfig, AT_ONCE, "alike", 2),
+    "LoRASA, at once, recurrent": Case(LoRASAConfig, AT_ONCE, "alike", 2, MEMORY),
     "LoRASA, at once, unequal spaces": Case(LoRASAConfig, AT_ONCE, "unequal", 2),
     "LoRASA, with the backbone, critic too": Case(
         LoRASAConfig, {**LORA, "adapter_mode": "joint", "critic_lora": {"r": 2}}, "alike", 2

@@ -23,10 +23,11 @@ from rllib_haml.modules.adapter_audit import audit_table
 
 LENGTHS, MAX_SEQ_LEN = (13, 2, 25), 4
 STEPS = sum(LENGTHS)
+WHOLE, PART, REST = torch.arange(STEPS), torch.arange(13, 15), torch.tensor([*range(13), *range(15, STEPS)])
 
 
-def adapters(network: str = "mlp") -> dict[str, Any]:
-    backbone = make_actor("discrete", network, max_seq_len=MAX_SEQ_LEN)
+def adapters(network: str = "mlp", max_seq_len: int = MAX_SEQ_LEN) -> dict[str, Any]:
+    backbone = make_actor("discrete", network, max_seq_len=max_seq_len)
     return {"a": learnt(backbone, 1), "b": learnt(backbone, 2), "new": make_adapter(backbone)}
 
 
@@ -47,9 +48,9 @@ def batch(names: Any, rows: torch.Tensor, lengths: tuple[int, ...] = LENGTHS) ->
         state = torch.randn(STEPS, agents, 7, generator=generator)
         columns = {Columns.OBS: obs, ACTION_MASK: mask, ACTIVE: active}
         policies[name] = {key: column[rows] for key, column in columns.items()}
-        begins = rows[torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)]
+        begins = rows[torch.tensor(lengths, dtype=torch.int64).cumsum(0) - torch.tensor(lengths).long()]
         policies[name][Columns.STATE_IN] = {"h": state[begins]}
-    last = torch.cat([torch.arange(n + 1) == n for n in lengths])
+    last = torch.cat([torch.zeros(0).bool(), *(torch.arange(n + 1) == n for n in lengths)])
     nothing = torch.zeros(0)
     return JointBatch(policies, nothing, last, nothing, nothing, nothing, rows, nothing, nothing)
 
@@ -97,8 +98,8 @@ def pairwise(logits: list[torch.Tensor]) -> np.ndarray:
 
 
 def test_divergence_is_that_on_what_acting_agents_saw() -> None:
-    team, joint = adapters(), batch("ab", torch.arange(STEPS))
-    joint.policies["new"] = batch(["new"], torch.arange(STEPS)).policies["new"]
+    team, joint = adapters(), batch("ab", WHOLE)
+    joint.policies["new"] = batch(["new"], WHOLE).policies["new"]
     assert 4 * STEPS <= MAX_OBSERVATIONS
     found = divergence(team, joint)
     np.testing.assert_allclose(found, by_loop(team, joint), rtol=1e-4, atol=1e-7)
@@ -110,7 +111,7 @@ def test_divergence_is_that_on_what_acting_agents_saw() -> None:
 def test_divergence_of_policies_that_remember() -> None:
     """From the state that the agent had where its fragment begins."""
     team = adapters("gru")
-    joint = batch(team, torch.arange(STEPS))
+    joint = batch(team, WHOLE)
     assert 4 * len(LENGTHS) * MAX_SEQ_LEN <= MAX_OBSERVATIONS
     found, expected = divergence(team, joint), by_loop_over_time(team, joint)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
@@ -119,23 +120,35 @@ def test_divergence_of_policies_that_remember() -> None:
     assert abs(divergence(team, joint)[0, 1] / found[0, 1] - 1) > 0.01, "control: the state matters"
 
 
+def test_policies_that_remember_long_are_compared_in_every_update() -> None:
+    team = adapters("gru", max_seq_len=2 * MAX_OBSERVATIONS)
+    joint = batch(team, WHOLE)
+    assert all(divergence(team, joint, update)[0, 1] > 0 for update in range(30))
+
+
 def test_a_mask_that_only_some_were_given() -> None:
-    team, joint = adapters(), batch(("a", "b", "new"), torch.arange(STEPS))
+    team, joint = adapters(), batch(("a", "b", "new"), WHOLE)
     joint.policies["a"][ACTION_MASK].fill_(True)
     expected = divergence(team, joint)
     del joint.policies["a"][ACTION_MASK]
     np.testing.assert_array_equal(divergence(team, joint), expected)
 
 
+@pytest.mark.parametrize(
+    "shares",
+    [((REST, (13, 25)), (PART, (2,))), ((WHOLE, LENGTHS), (WHOLE[:0], ()))],
+    ids=["nearly nothing", "nothing"],
+)
 @pytest.mark.parametrize(("network", "limit"), [("mlp", 45), ("gru", 20)])
-def test_two_learners_report_what_one_does(network: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the little that a small limit leaves; the second learner has nearly nothing."""
+def test_two_learners_report_what_one_does(
+    network: str, limit: int, shares: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the little that a small limit leaves, however little the second learner has."""
     monkeypatch.setattr(adapter_report, "MAX_OBSERVATIONS", limit)
+    monkeypatch.setattr(adapter_report, "MIN_SEQUENCES", 1)
     team = adapters(network)
-    whole = divergence(team, batch(team, torch.arange(STEPS)))
-    few = torch.arange(13, 15)
-    rest = torch.cat([torch.arange(13), torch.arange(15, STEPS)])
-    shards = [batch(team, rest, (13, 25)), batch(team, few, (2,))]
+    whole = divergence(team, batch(team, WHOLE))
+    shards = [batch(team, rows, lengths) for rows, lengths in shares]
     ranks, here = Ranks(2), threading.local()
     counts: list[int] = []
 
@@ -153,13 +166,13 @@ def test_two_learners_report_what_one_does(network: str, limit: int, monkeypatch
         for found in ranks.run(work):
             np.testing.assert_allclose(found, whole, rtol=1e-6, atol=1e-12)
     assert 0 < counts[-1] < 4 * STEPS * 0.6 / 2, "a few"
-    another = divergence(team, batch(team, torch.arange(STEPS)), update=2)
+    another = divergence(team, batch(team, WHOLE), update=2)
     assert not np.allclose(another, whole), "control: another update looks at other steps"
 
 
 @pytest.mark.parametrize("network", ["mlp", "gru"])
 def test_nobody_acted(network: str) -> None:
-    team, joint = adapters(network), batch("ab", torch.arange(STEPS))
+    team, joint = adapters(network), batch("ab", WHOLE)
     for columns in joint.policies.values():
         columns[ACTIVE][:] = False
     assert report_adapters(team, joint, STEPS, (5, 1)).divergence is None
@@ -167,7 +180,7 @@ def test_nobody_acted(network: str) -> None:
 
 def test_a_run_ends_with_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     team = adapters()
-    audit = report_adapters(team, batch(team, torch.arange(STEPS)), STEPS, (5, 1))
+    audit = report_adapters(team, batch(team, WHOLE), STEPS, (5, 1))
     learners = {**audit.by_agent(), "__all_modules__": audit.metrics(), "critic": {"vf_loss": 1.0}}
     result: Any = SimpleNamespace(
         error=None, checkpoint=SimpleNamespace(path="CHECKPOINT"), metrics={"learners": learners}

@@ -113,14 +113,20 @@ def test_recurrent_adapters_together(network: str, agents: tuple[int, ...]) -> N
         assert_each_alone(policy, members)
 
 
-def test_a_learner_without_rows() -> None:
-    for network in ("mlp", "gru"):
-        members = {
-            name: policy_of(policy.module, tree.map_structure(lambda x: x[:0], policy.columns), ())
-            for name, policy in adapters("box", (1, 2), network).items()
-        }
-        found = together(members).evaluate(ALL_ROWS)
+@pytest.mark.parametrize("network", ["mlp", "gru"])
+def test_a_learner_without_rows(network: str) -> None:
+    """Nor in one of its minibatches: gradients are zero, and known."""
+    members = adapters("box", (1, 2), network)
+    empty = {
+        name: policy_of(policy.module, tree.map_structure(lambda x: x[:0], policy.columns), ())
+        for name, policy in members.items()
+    }
+    no_rows = torch.zeros(0, dtype=torch.int64)
+    for policy, rows in ((together(empty), ALL_ROWS), (together(members), no_rows)):
+        found = policy.evaluate(rows)
         assert found.log_prob.shape == (3, 0)
+        gradients = torch.autograd.grad(found.log_prob.sum() + found.entropy.sum(), policy.parameters())
+        assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in gradients)
 
 
 @pytest.mark.parametrize("network", ["mlp", "gru"])
