@@ -194,9 +194,7 @@ def test_a_killed_happo_run_ends_as_if_it_had_not_been(workplace: Path):
         options = ["--ray-num-cpus", "1", "--storage-path", str(workplace / results)]
         return start(workplace, "train", "-f", "cheetah.yaml", *options, *more)
 
-    code, output = finish(run("straight"))
-    assert code == 0, output
-    killed = run("killed")
+    undisturbed, killed = run("straight"), run("killed")
     assert killed.stdout is not None
     for line in iter(killed.stdout.readline, ""):
         if re.match(r"cheetah +3 / 40", line):
@@ -204,8 +202,8 @@ def test_a_killed_happo_run_ends_as_if_it_had_not_been(workplace: Path):
             killed.send_signal(signal.SIGKILL)
             break
     killed.communicate()
-    code, output = finish(run("killed", "--resume"))
-    assert code == 0, output
+    for code, output in map(finish, (run("killed", "--resume"), undisturbed)):
+        assert code == 0, output
     straight = losses(workplace / "straight")
     assert sorted(straight) == list(range(1, 41))
     assert straight[40][3] is not None, "an episode must have ended"
@@ -233,10 +231,12 @@ def test_storage_below_a_uri_holds_all_that_a_directory_would(workplace: Path):
         assert f"{name}: results      {storage}/{name}\n" in output
     checkpoint = re.findall(r"rllib evaluate (\S+)", output)[-1]
     assert checkpoint.startswith(f"{storage}/second/")
-    code, output = finish(start(workplace, "evaluate", checkpoint, "--episodes", "1"))
+    played = start(workplace, "evaluate", checkpoint, "--episodes", "1")
+    resumed = train(workplace, *short, "--resume")
+    code, output = finish(played)
     assert code == 0, output
     assert "(1 episodes)" in output
-    code, output = finish(train(workplace, *short, "--resume"))
+    code, output = finish(resumed)
     assert code == 2
     assert "nothing to resume" in output
     code, output = finish(start(workplace, "evaluate", f"{storage}/nothing"))

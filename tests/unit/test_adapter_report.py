@@ -149,6 +149,7 @@ def test_two_learners_report_what_one_does(
     team = adapters(network)
     whole = divergence(team, batch(team, WHOLE))
     shards = [batch(team, rows, lengths) for rows, lengths in shares]
+    teams = [adapters(network) for _ in shards]  # one thread must not lend another its weights
     ranks, here = Ranks(2), threading.local()
     counts: list[int] = []
 
@@ -159,7 +160,7 @@ def test_two_learners_report_what_one_does(
 
     def work(rank: int) -> np.ndarray:
         here.rank = rank
-        return divergence(team, shards[rank])
+        return divergence(teams[rank], shards[rank])
 
     with monkeypatch.context() as patch:
         patch.setattr(adapter_report, "all_reduce", all_reduce)

@@ -17,6 +17,7 @@ from rllib_haml.haml.sweep import ALL_ROWS
 from rllib_haml.learners.batch import ACTIVE, JointBatch
 from rllib_haml.learners.module_policy import ModulePolicy, RecurrentPolicy
 from rllib_haml.learners.together import Together, unfolded
+from rllib_haml.modules import adapter_stack
 from rllib_haml.modules.actor import ACTION_MASK, Actor
 
 LENGTHS, MAX_SEQ_LEN = (5, 1, 4), 2
@@ -86,6 +87,13 @@ def assert_each_alone(policy: Together, members: dict[str, ModulePolicy], rows: 
         torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.fixture(params=[10**6, 2 * STEPS, 1], ids=["all at once", "in twos", "one by one"])
+def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many agents' rows a product takes on a CPU."""
+    monkeypatch.setattr(adapter_stack, "ROWS_AT_ONCE", request.param)
+
+
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("rows", [ALL_ROWS, torch.tensor([4, 1, 5])], ids=["all", "minibatch"])
 @pytest.mark.parametrize("agents", [(1, 1, 1), (2, 2), (1, 3, 2)], ids=str)
 @pytest.mark.parametrize("head", ["box", "discrete", "tuple"])
@@ -96,6 +104,7 @@ def test_together_is_each_alone(head: str, agents: tuple[int, ...], rows: Any) -
     assert_each_alone(policy, members, rows)
 
 
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("agents", [(1, 1, 1), (1, 3, 2)], ids=str)
 @pytest.mark.parametrize("network", ["gru", "lstm"])
 def test_recurrent_adapters_together(network: str, agents: tuple[int, ...]) -> None:
