@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import tree
+from gymnasium import spaces
 from lora_teams import (
     HEADS,
     NETWORKS,
@@ -258,6 +259,24 @@ def test_a_team_as_one_network(head: str, network: str) -> None:
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"Adapters \[1\] are not like the first: .* one backbone"):
         AdapterStack([team[0], make_adapter(make_actor(head, network))])
+
+
+def test_a_team_as_one_network_that_sees() -> None:
+    """Through convolutions, and in observations of several parts."""
+    picture = spaces.Box(0, 255, (16, 16, 1), np.uint8)
+    seen = spaces.Dict({"picture": picture, "place": spaces.Box(-1, 1, (2,), np.float32)})
+    torch.manual_seed(0)
+    config = {"fcnet_hiddens": [6], "head_gain": 1.0, "conv_filters": [[4, 3, 2]]}
+    backbone = Actor(observation_space=seen, action_space=spaces.Discrete(3), model_config=config)
+    team = [learnt(backbone, seed) for seed in range(3)]
+    seen.seed(0)
+    rows = [seen.sample() for _ in range(3 * 5)]
+    observed = tree.map_structure(lambda *x: torch.as_tensor(np.stack(x)).unflatten(0, (3, 5)), *rows)
+    together = AdapterStack(team).forward({Columns.OBS: observed})[Columns.ACTION_DIST_INPUTS]
+    for i, adapter in enumerate(team):
+        alone = outputs(adapter, {Columns.OBS: tree.map_structure(lambda x, i=i: x[i], observed)})
+        torch.testing.assert_close(together[i], alone, rtol=1e-5, atol=1e-6)
+        assert (together[i] - together[i - 1]).abs().max() > 1e-3, "control"
 
 
 def test_an_agent_that_joins() -> None:
