@@ -15,9 +15,9 @@ from torch import Tensor
 from rllib_haml.haml.rows import generator
 from rllib_haml.learners.batch import ACTIVE, JointBatch
 from rllib_haml.learners.collectives import all_reduce
+from rllib_haml.learners.module_policy import as_read_by, inputs_of
 from rllib_haml.learners.sequences import Sequences, common_seq_len
 from rllib_haml.learners.stacked_policy import side_by_side
-from rllib_haml.modules.actor import ACTION_MASK
 from rllib_haml.modules.adapter import Adapter
 from rllib_haml.modules.adapter_drift import AdapterAudit, audit_adapters, divergences
 
@@ -53,7 +53,7 @@ def report_adapters(
     count = int(visited.sum())
     found = np.zeros((len(each), len(each)))
     if count:
-        found = divergences(each, _like(each[0], batch), visited)
+        found = divergences(each, as_read_by(each[0], batch), visited)
     sums = all_reduce(torch.as_tensor(count * found, device=device))
     counts = int(all_reduce(torch.tensor(count, device=device)))
     return replace(audit, divergence=(sums / counts).cpu().numpy()) if counts else audit
@@ -70,7 +70,7 @@ def _some_rows(columns: dict[str, Any], draw: Tensor, total: int) -> Visited:
     """Random steps of random agents, (B, ...)."""
     share = MAX_OBSERVATIONS / (total * draw.shape[1])
     chosen = columns[ACTIVE] & (draw < share)
-    batch: Any = tree.map_structure(lambda x: x[chosen], _inputs(columns))
+    batch: Any = tree.map_structure(lambda x: x[chosen], inputs_of(columns))
     return batch, chosen[chosen]
 
 
@@ -82,13 +82,4 @@ def _some_sequences(columns: dict[str, Any], joint: JointBatch, draw: Tensor, le
     drawn = draw[sequences.rows[:, 0], sequences.agent] < share
     chosen = sequences[(sequences.place == 0) & drawn]
     states: Any = tree.map_structure(lambda x: x.flatten(0, 1)[chosen.stream], columns[Columns.STATE_IN])
-    return chosen.gather(_inputs(columns)) | {Columns.STATE_IN: states}, chosen.valid
-
-
-def _inputs(columns: dict[str, Any]) -> dict[str, Any]:
-    return {key: columns[key] for key in (Columns.OBS, ACTION_MASK) if key in columns}
-
-
-def _like(adapter: Adapter, batch: Any) -> Any:
-    dtype = next(adapter.parameters()).dtype
-    return tree.map_structure(lambda x: x.to(dtype) if x.is_floating_point() else x, batch)
+    return chosen.gather(inputs_of(columns)) | {Columns.STATE_IN: states}, chosen.valid

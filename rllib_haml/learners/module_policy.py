@@ -36,10 +36,10 @@ class ModulePolicy:
         optimizer: Any,
     ):
         self.module, self._parameters, self.optimizer = module, list(parameters), optimizer
-        columns = {k: _match(v, next(module.parameters()).dtype) for k, v in columns.items()}
+        columns = as_read_by(module, columns)
         kind = module.get_train_action_dist_cls()
         self.family: Family = kind.family if issubclass(kind, FamilyDistribution) else RLlibFamily(kind)
-        self.inputs = {k: columns[k] for k in (Columns.OBS, ACTION_MASK) if k in columns}
+        self.inputs = inputs_of(columns)
         self.actions = columns[Columns.ACTIONS]
         self.active = columns[ACTIVE].T
         self.behaviour_logp = columns[Columns.ACTION_LOGP].T
@@ -90,8 +90,7 @@ class RecurrentPolicy(ModulePolicy):
         self.joint, self.max_seq_len = joint, max_seq_len
         self._unit = joint.units(max_seq_len)
         self._sequences = Sequences.of(joint.fragment[~joint.last], self._unit, self.active.T)
-        dtype = next(self.module.parameters()).dtype
-        self._first = _match(columns[Columns.STATE_IN], dtype)
+        self._first = as_read_by(self.module, columns[Columns.STATE_IN])
         self._before: Any = None
 
     @property
@@ -129,5 +128,12 @@ class RecurrentPolicy(ModulePolicy):
         return Evaluation(by_agent(logp), by_agent(entropy), by_agent(parameters))
 
 
-def _match(values: Any, dtype: torch.dtype) -> Any:
-    return tree.map_structure(lambda x: x.to(dtype) if x.is_floating_point() else x, values)
+def inputs_of(columns: dict[str, Any]) -> dict[str, Any]:
+    """What a forward takes of a policy's columns (S, K, ...), a recurrent one's state aside."""
+    return {key: columns[key] for key in (Columns.OBS, ACTION_MASK) if key in columns}
+
+
+def as_read_by(module: Any, columns: Any) -> Any:
+    """A tree of tensors, those of floats with the precision of the module's weights."""
+    dtype = next(module.parameters()).dtype
+    return tree.map_structure(lambda x: x.to(dtype) if x.is_floating_point() else x, columns)

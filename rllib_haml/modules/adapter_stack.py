@@ -57,11 +57,12 @@ class AdapterStack:
         adapted = stack_effective(base, [adapter.lora for adapter in self.adapters])
         if len(self.adapters) < len(self._adapter_of):
             adapted = {name: w.index_select(0, self._adapter_of) for name, w in adapted.items()}
-        places = ({name: 0 if name in adapted else None for name in base}, 0)
-        forward = vmap(first.forward_with, in_dims=places, chunk_size=self._agents_at_once(batch))
+        by_agent = ({name: 0 if name in adapted else None for name in base}, 0)
+        forward = vmap(first.forward_with, in_dims=by_agent, chunk_size=self._agents_at_once(batch))
         return forward({**base, **adapted}, batch)
 
     def _agents_at_once(self, batch: Any) -> int | None:
+        """How many agents a product is for; None is all. (K, R, ...), or of sequences (K, B, T, ...)."""
         obs = tree.flatten(batch[Columns.OBS])[0]
         rows = obs.shape[1 : 3 if self.adapters[0].is_stateful() else 2].numel()
         return max(1, ROWS_AT_ONCE // max(1, rows)) if obs.device.type == "cpu" else None

@@ -62,7 +62,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
     return [key for key, value in before.items() if not torch.equal(value, after[key])]
 
 
-@pytest.mark.parametrize("count", [11, 27])
+@pytest.mark.parametrize("count", [2, 11, 27])
 def test_each_adapter_moves_by_its_own_optimizer_alone(count: int) -> None:
     """agent_1 is not agent_10: to the last bit, also with Adam's moments of everyone else."""
     learner = make_learner(count, adapters_from=0, policies_to_train=["agent_1"])

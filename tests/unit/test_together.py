@@ -87,7 +87,7 @@ def assert_each_alone(policy: Together, members: dict[str, ModulePolicy], rows: 
         torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.fixture(params=[10**6, 2 * STEPS, 1], ids=["all at once", "in twos", "one by one"])
+@pytest.fixture(params=[10**6, 3 * STEPS, 1], ids=["all at once", "a few at once", "one by one"])
 def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many agents' rows a product takes on a CPU."""
     monkeypatch.setattr(adapter_stack, "ROWS_AT_ONCE", request.param)
