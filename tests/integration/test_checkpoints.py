@@ -7,15 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from pyarrow import fs
 from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.core.columns import Columns
 from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint
 from test_nonfinite_updates import config, modules_moved, weights
@@ -244,25 +241,3 @@ def test_damage_is_found_before_anything_is_loaded(saved: Any, stopping: list[An
         assert result.exit_code == 2, result.output
         assert "module_state.pkl has changed since it was written" in result.output
         assert "checkpoint_000001 beside it is intact" in result.output
-
-
-FIXTURE = Path(__file__).parents[1] / "data" / "checkpoint" / "happo_climbing"
-
-
-def logits(module: Any) -> np.ndarray:
-    """Of a policy in the game's one state."""
-    with torch.no_grad():
-        return module.forward_inference({Columns.OBS: torch.ones(1, 1)})[Columns.ACTION_DIST_INPUTS].numpy()
-
-
-def test_this_releases_checkpoint_loads_and_acts(ray_cluster: Any, stopping: list[Any]) -> None:
-    """`data/checkpoint/make.py` made it, and wrote beside it what its policies answered."""
-    algo = HAPPO.from_checkpoint(FIXTURE)
-    stopping.append(algo)
-    expected = np.load(FIXTURE.with_suffix(".npz"))
-    for agent in ("agent_0", "agent_1"):
-        module: Any = algo.get_module(agent)
-        np.testing.assert_allclose(logits(module), expected[agent], rtol=1e-5, atol=1e-6)
-    algo.train()
-    assert algo.iteration == 3
-    assert sum(f.stat().st_size for f in FIXTURE.parent.rglob("*") if f.is_file()) < 200_000
