@@ -112,7 +112,8 @@ _OPTIONS = [
         "--checkpoint-freq",
         type=int,
         metavar="N",
-        help="Checkpoint every N iterations; 0: never.  [default: 25, and the last 3 are kept]",
+        help="Checkpoint every N iterations, and every ten minutes; 0: neither. The last 3 are kept.  "
+        "[default: 25]",
     ),
     click.option(
         "--checkpoint-at-end/--no-checkpoint-at-end",

@@ -13,7 +13,13 @@ from ray.tune import Tuner
 
 from rllib_haml.algorithms.autoscaler import autoscaler_is_on
 from rllib_haml.cli.full_disk import NOT_OF_STORAGE, UNWRITTEN, unwritten
-from rllib_haml.cli.interrupt import former_sigterm, sigterm_is_ctrl_c
+from rllib_haml.cli.interrupt import (
+    EndsWithCheckpoints,
+    UntilInterrupted,
+    asked_to_end,
+    former_sigterm,
+    sigterm_is_ctrl_c,
+)
 from rllib_haml.cli.logs import show_worker_logs_of_this_package, silence_ray
 from rllib_haml.cli.options import TrainOptions
 from rllib_haml.cli.progress import ProgressLines
@@ -22,6 +28,7 @@ from rllib_haml.cli.resources import WaitingLines, trial_shortage
 from rllib_haml.cli.resume import NEVER_BEGUN, EarlierRun, check_settings, earlier_run
 from rllib_haml.cli.starts import check_starts
 from rllib_haml.cli.storage import check_storage, experiment_path, storage_path
+from rllib_haml.cli.timed_checkpoints import TimedCheckpoints
 from rllib_haml.config.errors import ConfigError, Problem
 from rllib_haml.config.experiment import Experiment
 
@@ -146,8 +153,10 @@ def _warn_of_lost_work(experiments: list[Experiment]) -> None:
 
 def _run_all(experiments: list[Experiment], options: TrainOptions) -> int:
     worst = 0
-    for experiment in experiments:
+    for place, experiment in enumerate(experiments, start=1):
         worst = max(worst, _run(experiment, options))
+        if asked_to_end() and place < len(experiments):
+            worst = INTERRUPTED
         if worst == INTERRUPTED:
             break
     return worst
@@ -210,7 +219,9 @@ def _new_tuner(experiment: Experiment, options: TrainOptions) -> Tuner:
         experiment.algorithm_class,
         param_space=experiment.param_space,  # pyright: ignore[reportArgumentType]
         tune_config=tune.TuneConfig(
-            num_samples=experiment.num_samples, time_budget_s=experiment.time_budget_s
+            num_samples=experiment.num_samples,
+            time_budget_s=experiment.time_budget_s,
+            scheduler=UntilInterrupted(),
         ),
         run_config=tune.RunConfig(
             name=experiment.name,
@@ -220,6 +231,8 @@ def _new_tuner(experiment: Experiment, options: TrainOptions) -> Tuner:
             callbacks=[
                 ProgressLines(experiment.name, experiment.num_trials),
                 WaitingLines(experiment.name),
+                EndsWithCheckpoints(experiment.name),
+                *([TimedCheckpoints()] if experiment.checkpoints.get("checkpoint_frequency") else []),
                 *experiment.tune_callbacks,
             ],
             checkpoint_config=tune.CheckpointConfig(**experiment.checkpoints),

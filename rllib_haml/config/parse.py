@@ -75,9 +75,8 @@ _CHECKPOINT_KEYS: dict[str, Any] = {
     "checkpoint_score_order": str,
 }
 
-# Where an experiment does not say how often, in iterations; and how many are kept if it says neither.
-DEFAULT_CHECKPOINT_FREQUENCY = 25
-DEFAULT_NUM_TO_KEEP = 3
+# Where an experiment does not say otherwise; the frequency is in iterations.
+_CHECKPOINT_DEFAULTS = {"checkpoint_at_end": True, "checkpoint_frequency": 25, "num_to_keep": 3}
 
 _LEGACY_CHECKPOINT_KEYS = {
     "checkpoint_freq": "checkpoint_frequency",
@@ -245,10 +244,7 @@ class _ExperimentParser:
         at = (*self._path, "checkpoint_config")
         own = self._checked(self._spec.get("checkpoint_config", {}), _CHECKPOINT_KEYS, at)
         legacy = {new: self._spec[old] for old, new in _LEGACY_CHECKPOINT_KEYS.items() if old in self._spec}
-        settings = {"checkpoint_at_end": True, **legacy, **own}
-        if "checkpoint_frequency" not in settings:
-            settings["checkpoint_frequency"] = DEFAULT_CHECKPOINT_FREQUENCY
-            settings.setdefault("num_to_keep", DEFAULT_NUM_TO_KEEP)
+        settings = {**_CHECKPOINT_DEFAULTS, **legacy, **own}
         score = settings.get("checkpoint_score_attribute")
         if score and score.startswith("min-"):
             settings["checkpoint_score_attribute"] = score.removeprefix("min-")

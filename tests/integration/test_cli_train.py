@@ -130,28 +130,34 @@ def test_a_killed_run_resumes_and_can_be_played(workplace: Path):
 
 
 def test_sigterm_is_ctrl_c_and_a_supervisors_command_goes_on(workplace: Path):
-    """As `docker stop`, Kubernetes and Slurm end what runs."""
-    stopped = train(workplace, "--stop", '{"training_iteration": 60}', "--auto-resume")
+    """As `docker stop`, Kubernetes and Slurm end what runs: with a checkpoint, whatever their frequency."""
+    rarely = ("--stop", '{"training_iteration": 400}', "--checkpoint-freq", "0", "--auto-resume")
+    stopped = train(workplace, *rarely)
     assert stopped.stdout is not None
-    for _ in iterations(iter(stopped.stdout.readline, "")):
-        if noted_iterations(workplace / "results" / "cartpoles") >= 2:
+    for number in iterations(iter(stopped.stdout.readline, "")):
+        if number >= 2:
             stopped.send_signal(signal.SIGTERM)
             break
     code, output = finish(stopped)
     assert code == 130, output
+    assert "cartpoles: ends with a checkpoint after this iteration, within 30 s" in output
+    last = max(iterations(iter(output.splitlines())), default=2)
     for word in ("SIGTERM", "Traceback", "***", "@ 0x"):
         assert word not in output
     checkpoint = re.findall(r"cartpoles: checkpoint +(\S+)", output)[0]
     assert f"cartpoles: results      {workplace}/results/cartpoles\n" in output
     assert f"cartpoles: interrupted. The same command continues from {checkpoint}\n" in output
 
-    again = train(workplace, "--stop", '{"training_iteration": 60}', "--auto-resume")
+    again = train(workplace, *rarely)
     assert again.stdout is not None
     lines = iter(again.stdout.readline, "")
     assert f"cartpoles: it continues from {checkpoint}\n" in itertools.islice(lines, 5)
-    assert next(iterations(lines)) > 1
+    assert next(iterations(lines)) == last + 1, "no iteration is lost"
     again.send_signal(signal.SIGTERM)
-    assert finish(again)[0] == 130
+    again.send_signal(signal.SIGINT)
+    code, output = finish(again)
+    assert code == 130
+    assert "interrupted at once" in output
 
 
 CHEETAH = """\

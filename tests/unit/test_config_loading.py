@@ -87,9 +87,10 @@ def test_old_stop_metrics_and_checkpoint_settings(tmp_path: Path):
         ("  keep_checkpoints_num: 7\n", 25, 7),
         ("  checkpoint_config: {num_to_keep: null}\n", 25, None),
         ("  checkpoint_at_end: false\n", 25, 3),
-        ("  checkpoint_freq: 0\n", 0, "all"),
-        ("  checkpoint_freq: 5\n", 5, "all"),
-        ("  checkpoint_config: {checkpoint_frequency: 5}\n", 5, "all"),
+        ("  checkpoint_freq: 0\n", 0, 3),
+        ("  checkpoint_freq: 5\n", 5, 3),
+        ("  checkpoint_config: {checkpoint_frequency: 5}\n", 5, 3),
+        ("  checkpoint_freq: 5\n  keep_checkpoints_num: null\n", 5, None),
     ],
 )
 def test_checkpoints_are_made_where_an_experiment_does_not_say(
@@ -97,7 +98,7 @@ def test_checkpoints_are_made_where_an_experiment_does_not_say(
 ):
     checkpoints = load(tmp_path, "num_env_runners: 0", said).checkpoints
     assert checkpoints["checkpoint_frequency"] == every
-    assert checkpoints.get("num_to_keep", "all") == kept
+    assert checkpoints["num_to_keep"] == kept
 
 
 def test_policies_keep_their_order_and_imports_are_resolved(tmp_path: Path):
