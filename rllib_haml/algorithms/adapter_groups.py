@@ -10,8 +10,6 @@ from typing import Any, Literal
 
 from rllib_haml._typing import AgentID
 from rllib_haml.algorithms.team_config import policy_of_agent
-from rllib_haml.modules.adapter import BACKBONE
-from rllib_haml.modules.critic import CRITIC
 
 AdapterMapping = Literal["agent", "role"] | dict[str, list[Any]] | Callable[..., str]
 
@@ -57,7 +55,7 @@ def check_groups(given: Any, agents: Sequence[AgentID]) -> None:
     """Looks whether the groups divide the team.
 
     Raises:
-        ValueError: Not every one of `agents` has exactly one adapter, or an adapter has a reserved name.
+        ValueError: Not every one of `agents` is in exactly one.
     """
     if isinstance(given, dict):
         listed = [agent for members in given.values() for agent in members]
@@ -71,20 +69,6 @@ def check_groups(given: Any, agents: Sequence[AgentID]) -> None:
             raise ValueError(
                 f"adapter_mapping_fn: expected each agent in exactly one group ({said}). The agents are "
                 f"{', '.join(map(str, agents))}."
-            )
-    mapping = adapter_mapping(given)
-    for agent in agents:
-        try:
-            name = mapping(agent, None)
-        except Exception as error:
-            raise ValueError(
-                f"adapter_mapping_fn({agent!r}, episode=None) raised {error!r}: expected the name of the "
-                f"agent's adapter."
-            ) from error
-        if not isinstance(name, str) or name in (BACKBONE, CRITIC):
-            raise ValueError(
-                f"adapter_mapping_fn gives the agent {agent!r} the adapter {name!r}: expected a name other "
-                f"than {BACKBONE!r} and {CRITIC!r}."
             )
 
 

@@ -218,7 +218,9 @@ class HAMLConfig(TeamConfig):
                 ppo_keys.refuse(key, vars(self)[key])
         ppo_keys.refuse("learner_connector", self._learner_connector)
         self._check_choices()
-        if self.env is not None and not self.in_evaluation:
+        if self.env is not None and self.in_evaluation:
+            self._decide_for_evaluation()
+        elif self.env is not None:
             team = self.resolve_team()
             self._check_networks(team)
             self._check_policies(team)

@@ -7,6 +7,7 @@ has its own, and MAPPO with `share_parameters: true` is the control that shares.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -49,6 +50,9 @@ class IPPOConfig(HAPPOConfig):
                 )
         self.team = replace(team, state_space=None)
         return self.team
+
+    def own_modules(self, policies: Iterable[str]) -> list[str]:
+        return [*super().own_modules(policies), *map(own_critic, policies)]
 
     def critic_specs(self, team: Team, model_config: dict[str, Any]) -> dict[str, RLModuleSpec]:
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
@@ -41,6 +41,7 @@ class LoRASAConfig(HAPPOConfig):
         "plateau_min_gain": (0, None),
     }
     nullable_keys: ClassVar[frozenset[str]] = HAPPOConfig.nullable_keys | {"total_env_steps"}
+    default_mapping_key: ClassVar[str] = "adapter_mapping_fn"
 
     def __init__(self, algo_class: type | None = None):
         from rllib_haml.algorithms.lorasa import LoRASA  # which imports this file
@@ -218,6 +219,9 @@ class LoRASAConfig(HAPPOConfig):
         if self.critic_lora is not None:
             spec.model_config |= {LORA: self.critic_lora}
         return spec
+
+    def own_modules(self, policies: Iterable[str]) -> list[str]:
+        return [*super().own_modules(policies), BACKBONE]
 
     def acting_modules(self) -> list[str]:
         return [*super().acting_modules(), BACKBONE]

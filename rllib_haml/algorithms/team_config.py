@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -31,7 +32,9 @@ from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.team import TeamModule
 from rllib_haml.sampling.make_vector import make_vector_team_env
 from rllib_haml.sampling.no_team import single_agent
+from rllib_haml.sampling.policy_mapping import DecidedMapping, check_agents, check_policies, decide
 from rllib_haml.sampling.team import Team, TeamReward
+from rllib_haml.sampling.vector_env import VectorTeamEnv
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,6 +63,8 @@ class TeamConfig(PPOConfig):
     """
 
     model_config_class: ClassVar[type] = ModelConfig
+    # Under which key the mapping stands that holds where none is given.
+    default_mapping_key: ClassVar[str] = "policy_mapping_fn"
     result_metrics: ClassVar[tuple[str, ...]] = (
         *(f"env_runners/team_return_{of}" for of in ("mean", "min", "max")),
         "env_runners/outcome_mean/*",
@@ -80,7 +85,6 @@ class TeamConfig(PPOConfig):
         self.team: Team | None = None
         self._team_key: Any = None
         self._derived_policies: set[str] = set()
-        self._derived_mapping: Callable[..., str] | None = None
 
     def training(self, **kwargs: Any) -> Self:
         """Sets the training configuration; see the algorithm's own `training`.
@@ -149,37 +153,45 @@ class TeamConfig(PPOConfig):
         """Looks at the environment once: its agents, their spaces, and each one's policy.
 
         Raises:
-            ValueError: If the environment cannot be found or made, or does not fit the policies.
+            ValueError: If the environment cannot be found or made, or does not fit the policies; or if these
+                depend on more than the agent, or have names that cannot be theirs.
         """
         if self.team is not None and self._team_key == self._make_team_key():
             return self.team
         if isinstance(self.env, str) and self.env in gym.registry and self.env not in registered_envs():
             raise ValueError(f"environment {self.env!r} is gymnasium's. {single_agent(repr(self.env))}")
-        context = EnvContext(self.env_config, worker_index=0)
-        env = make_vector_team_env(partial(self.env_creator(), context), 1)
-        try:
-            given = self._given_mapping()
-            mapping = given or self._mapping_for(env.agents)
+        with self._environment() as env:
+            mapping = self._decided_mapping(env.agents)
             self.team = Team.of(env, mapping)
-        finally:
-            env.close()
         names = list(self.team.members())
-        self.policy_mapping_fn, self._derived_mapping = mapping, None if given else mapping
-        if set(self.policies) in ({DEFAULT_POLICY_ID}, self._derived_policies):
+        derived = set(self.policies) in ({DEFAULT_POLICY_ID}, self._derived_policies)
+        given = {*([] if derived else self.policies), *(_specs_of(self._rl_module_spec) or {})}
+        check_policies({*names, *given}, self.own_modules(names), self.team.module_of)
+        if derived:
             self.multi_agent(policies={name: PolicySpec() for name in names})
             self._derived_policies = set(names)
-        unknown = set(names) - set(self.policies)
-        if unknown:
-            raise ValueError(
-                f"policy_mapping_fn names {sorted(unknown)}, but `policies` are {sorted(self.policies)}. "
-                f"Leave both unset for one policy per agent ({', '.join(map(str, self.team.agents))})."
-            )
+        self._refuse_unknown_policies(names)
+        self.policy_mapping_fn = mapping
         self._team_key = self._make_team_key()
         return self.team
 
+    @contextmanager
+    def _environment(self) -> Iterator[VectorTeamEnv]:
+        """One copy of it, to be looked at."""
+        context = EnvContext(self.env_config, worker_index=0)
+        env = make_vector_team_env(partial(self.env_creator(), context), 1)
+        try:
+            yield env
+        finally:
+            env.close()
+
     def _make_team_key(self) -> tuple[Any, ...]:
-        mappings = (self.policy_mapping_fn, self.default_policy_mapping_fn())
-        return (self.env, repr(self.env_config), sorted(self.policies), *mappings)
+        mappings = (self._given_mapping(), self.default_policy_mapping_fn())
+        return (self.env, repr(self.env_config), sorted(self.policies, key=str), *mappings)
+
+    def own_modules(self, policies: Iterable[str]) -> list[str]:
+        """The modules beside these policies, which no policy can be called like."""
+        return [CRITIC]
 
     def default_policy_mapping_fn(self) -> Callable[..., str]:
         """Which policy each agent follows if the user does not say it."""
@@ -191,13 +203,41 @@ class TeamConfig(PPOConfig):
 
     def _given_mapping(self) -> Callable[..., Any] | None:
         """The user's own policy mapping, or None."""
-        not_given = (
-            self.DEFAULT_POLICY_MAPPING_FN,
-            policy_of_agent,
-            shared_policy,
-            self._derived_mapping,
-        )
-        return None if self.policy_mapping_fn in not_given else self.policy_mapping_fn
+        mapping = self.policy_mapping_fn
+        given = mapping.given if isinstance(mapping, DecidedMapping) else mapping
+        not_given = (self.DEFAULT_POLICY_MAPPING_FN, policy_of_agent, shared_policy)
+        return None if given in not_given else given
+
+    def _decided_mapping(self, agents: Sequence[AgentID]) -> DecidedMapping:
+        """Who follows which policy, from now on and everywhere.
+
+        Raises:
+            ValueError: See `decide` and `check_agents`.
+        """
+        check_agents(agents)
+        given = self._given_mapping()
+        key = "policy_mapping_fn" if given else self.default_mapping_key
+        return DecidedMapping(decide(given or self._mapping_for(agents), agents, key), given)
+
+    def _decide_for_evaluation(self) -> None:
+        """Evaluation may have another environment, and another mapping to the policies that are trained.
+
+        Raises:
+            ValueError: As in `resolve_team`.
+        """
+        if self._team_key == self._make_team_key():
+            return
+        with self._environment() as env:
+            mapping = self._decided_mapping(env.agents)
+        self._refuse_unknown_policies(set(mapping.module_of.values()))
+        self.policy_mapping_fn = mapping
+
+    def _refuse_unknown_policies(self, names: Iterable[str]) -> None:
+        if unknown := set(names) - set(self.policies):
+            raise ValueError(
+                f"policy_mapping_fn names {sorted(unknown)}, but `policies` are {sorted(self.policies)}. "
+                f"Leave both unset for one policy per agent."
+            )
 
     @override(PPOConfig)
     def get_default_rl_module_spec(self) -> RLModuleSpec:
@@ -289,6 +329,11 @@ class TeamConfig(PPOConfig):
                 f"num_gpus_per_learner={self.num_gpus_per_learner}, but torch on the node that Ray chose for "
                 f"the learner is a build without CUDA: install one with CUDA there, or set it to 0."
             ) from error
+
+
+def _specs_of(spec: Any) -> dict[str, RLModuleSpec] | None:
+    """The user's specs by module, where there are several."""
+    return spec.rl_module_specs if isinstance(spec, MultiRLModuleSpec) else None
 
 
 def _as_dict(model_config: Any) -> dict[str, Any]:

@@ -37,11 +37,10 @@ class Team:
         """Reads the team from an environment; without a mapping, each agent has a policy of its own.
 
         Raises:
-            ValueError: If the mapping depends on more than the agent, or agents that share a policy
-                have different spaces.
+            ValueError: Agents that share a policy have different spaces.
         """
         mapping = policy_mapping_fn or (lambda agent, episode, **kwargs: str(agent))
-        module_of = {agent: _policy_of(agent, mapping) for agent in env.agents}
+        module_of = {agent: mapping(agent, None) for agent in env.agents}
         team = cls(env.agents, env.observation_spaces, env.action_spaces, env.state_space, module_of)
         for module_id, (first, *others) in team.members().items():
             for other in others:
@@ -71,16 +70,6 @@ class Team:
                     f"spaces, {spaces[first]} and {spaces[other]}: give them policies of their own "
                     f"(leave `policies` and `policy_mapping_fn` unset)."
                 )
-
-
-def _policy_of(agent: AgentID, mapping: Callable[..., Any]) -> str:
-    try:
-        return mapping(agent, None)
-    except Exception as error:
-        raise ValueError(
-            f"policy_mapping_fn({agent!r}, episode=None) raised {error!r}: here an agent's policy depends "
-            f"on the agent alone, for the whole training."
-        ) from error
 
 
 def team_reward(reward: np.ndarray, active: np.ndarray, rule: TeamReward) -> np.ndarray:

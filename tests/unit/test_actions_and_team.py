@@ -264,11 +264,9 @@ class Declared:
     observation_spaces, action_spaces = TEAM.observation_spaces, TEAM.action_spaces
 
 
-def test_a_team_reads_the_environment_and_checks_the_mapping() -> None:
+def test_a_team_reads_the_environment_and_checks_the_spaces() -> None:
     env: Any = Declared()
     assert Team.of(env).module_of == {a: a for a in TEAM.agents}
     assert Team.of(env, lambda agent, episode, **_: TEAM.module_of[agent]) == TEAM
     with pytest.raises(ValueError, match=r"'zed' and 'boss' share the policy 'p'.*policies of their own"):
         Team.of(env, lambda agent, episode, **_: "p" if agent in ("zed", "boss") else agent)
-    with pytest.raises(ValueError, match=r"policy_mapping_fn\('zed', episode=None\) raised"):
-        Team.of(env, lambda agent, episode, **_: episode.id_)
