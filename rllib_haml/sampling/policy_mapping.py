@@ -36,9 +36,9 @@ class DecidedMapping:
     def __call__(self, agent_id: AgentID, episode: Any = None, **kwargs: Any) -> str:
         if agent_id not in self.module_of:
             raise ValueError(
-                f"No policy was decided on for agent {agent_id!r}: policies were mapped to the agents that the "
-                f"environment declares, {list(self.module_of)}. Put it into `possible_agents`, in every copy of "
-                f"the environment."
+                f"No policy was decided on for agent {agent_id!r}: policies were mapped to the agents that "
+                f"the environment declares, {list(self.module_of)}. Put it into `possible_agents`, in every "
+                f"copy of the environment."
             )
         return self.module_of[agent_id]
 
@@ -64,7 +64,8 @@ def _check_signature(mapping: Callable[..., Any], key: str) -> None:
     except TypeError as error:
         raise ValueError(
             f"{key}={_name(mapping)} cannot be called as RLlib's new API stack calls it, with (agent_id, "
-            f"episode): {error}. Write `def mapping(agent_id, episode, **kwargs)`; there is no `worker` any more."
+            f"episode): {error}. Write `def mapping(agent_id, episode, **kwargs)`; there is no `worker` "
+            f"any more."
         ) from error
     except ValueError:  # built in: it cannot be asked what it takes
         return
@@ -92,8 +93,8 @@ def _one_answer(mapping: Callable[..., Any], agent: AgentID, episodes: Sequence[
 
 
 _EXPECTED = (
-    "here an agent's policy depends on the agent alone, for the whole training (not on the episode, a counter "
-    "or a draw), such as `lambda agent_id, episode, **kwargs: str(agent_id)`."
+    "here an agent's policy depends on the agent alone, for the whole training (not on the episode, a "
+    "counter or a draw), such as `lambda agent_id, episode, **kwargs: str(agent_id)`."
 )
 
 
@@ -112,8 +113,8 @@ def check_agents(agents: Sequence[AgentID]) -> None:
         other = told.setdefault(str(agent), agent)
         if other is not agent:
             raise ValueError(
-                f"Agents {other!r} and {agent!r} have the same name, {str(agent)!r}, in metrics and as policies: "
-                f"rename one of them in the environment."
+                f"Agents {other!r} and {agent!r} have the same name, {str(agent)!r}, in metrics and as "
+                f"policies: rename one of them in the environment."
             )
         if _is_rllibs(str(agent)):
             raise ValueError(
@@ -142,8 +143,9 @@ def check_policies(names: Iterable[Any], own: Iterable[str], followers: Mapping[
             agents = [agent for agent, policy in followers.items() if policy == name]
             whose = f" of agent {', '.join(map(repr, agents))}" if agents else ""
             raise ValueError(
-                f"Policy {name!r}{whose} cannot be called so: that is {wrong}. Rename the agent, or map it to "
-                f"another name: policy_mapping_fn=lambda agent_id, episode, **kwargs: f'{{agent_id}}_policy'."
+                f"Policy {name!r}{whose} cannot be called so: that is {wrong}. Rename the agent, or map "
+                f"it to another name: policy_mapping_fn=lambda agent_id, episode, **kwargs: "
+                f"f'{{agent_id}}_policy'."
             )
 
 
@@ -152,7 +154,7 @@ def _no_directory(name: Any) -> str:
     try:
         validate_module_id(name, error=True)
     except ValueError:
-        return "no text that can name a directory (none of <>:\"/\\|? in it, no dot or space at its end)"
+        return 'no text that can name a directory (none of <>:"/\\|? in it, no dot or space at its end)'
     return "a name of RLlib's own" if _is_rllibs(name) else ""
 
 

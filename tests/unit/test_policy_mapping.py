@@ -87,7 +87,9 @@ def test_what_depends_on_more_than_the_agent_is_refused_by_name(what: str, kind:
 
 
 def test_a_draw_of_an_adapter_is_refused_under_its_own_key() -> None:
-    drawn = LoRASAConfig().environment(Equals).training(adapter_mapping_fn=NO_FUNCTIONS_OF_THE_AGENT["a draw"])
+    drawn = (
+        LoRASAConfig().environment(Equals).training(adapter_mapping_fn=NO_FUNCTIONS_OF_THE_AGENT["a draw"])
+    )
     with pytest.raises(ValueError, match=r"^adapter_mapping_fn.*depends on the agent alone"):
         drawn.validate()
 
@@ -224,7 +226,8 @@ def test_a_reserved_name_is_refused_among_policies_too(kind: Any, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    "kind, name", [(HAPPOConfig, "backbone"), (HAPPOConfig, "robot.1"), (LoRASAConfig, "shared"), (IPPOConfig, "t")]
+    "kind, name",
+    [(HAPPOConfig, "backbone"), (HAPPOConfig, "robot.1"), (LoRASAConfig, "shared"), (IPPOConfig, "t")],
 )
 def test_control_names_that_nothing_else_has_are_taken(kind: Any, name: str) -> None:
     made = config(kind=kind, agents=[name, "b"])
