@@ -112,7 +112,7 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("drift", DRIFTS, ids=str)
+@pytest.mark.parametrize("drift", DRIFTS, ids=lambda drift: type(drift).__name__)
 def test_drifts_pass(drift: Drift) -> None:
     """Both KL, the squared distance, clipping, and an estimate that is non-negative in expectation only."""
     found = check_drift(drift)
