@@ -20,11 +20,13 @@ class RankAdaptation:
     """What `adapt_rank` of LoRASA's config says.
 
     Tensors keep their shapes: a dropped direction is zero in both factors, where no gradient reaches it. So
-    ranks only fall. (`rllib adapters export` leaves such directions out.)
+    ranks only fall. (`rllib adapters export` leaves such directions out.) A layer that has not moved yet falls
+    nowhere.
 
     Attributes:
         energy: Share of ‖ΔW‖² (Frobenius) that a layer keeps at least, in (0, 1], if the budget allows.
-        budget: Trained parameters of all adapters together, dense ones included; None: no limit.
+        budget: Trained parameters of all adapters together, dense ones included; None: no limit. A layer
+            that has not moved yet counts with one direction.
         every: Iterations of the adapters from one adaptation to the next.
     """
 

@@ -12,14 +12,26 @@ from rllib_haml.modules.lora import LoRA
 from rllib_haml.modules.lora_config import LoRAConfig, exactly
 from rllib_haml.modules.lora_targets import Target
 
+# Of σ₁(ΔW). Beside weights of the order of 1, float32 rounds smaller differences away.
+NEGLIGIBLE = 1e-6
+
 
 def spectrum(lora: LoRA, target: Target) -> Tensor:
-    """Singular values of the difference ΔW of a matrix, float64, descending; of a factored one its r only."""
+    """Singular values of the difference ΔW of a matrix, float64, descending; of a factored one its r only.
+
+    nan throughout, if ΔW is not finite.
+    """
     if target.rank is None:
-        return torch.linalg.svdvals(lora.dense(target).detach().double())
+        return _singular_values(lora.dense(target).detach().double())
     a, b = (factor.detach().double() for factor in lora.factors(target))
     inner = torch.linalg.qr(b).R @ torch.linalg.qr(a.T).R.T
-    return target.scaling * torch.linalg.svdvals(inner)
+    return target.scaling * _singular_values(inner)
+
+
+def _singular_values(matrix: Tensor) -> Tensor:
+    if matrix.isfinite().all():
+        return torch.linalg.svdvals(matrix)
+    return matrix.new_full((min(matrix.shape),), torch.nan)
 
 
 def kept_ranks(loras: Sequence[LoRA], *, energy: float, budget: int | None = None) -> list[dict[Target, int]]:
@@ -27,6 +39,9 @@ def kept_ranks(loras: Sequence[LoRA], *, energy: float, budget: int | None = Non
 
     Where the budget is short, directions are kept in the descending order of σ² per parameter that they
     take, over all layers and agents. Every layer keeps one. Dense differences remain as they are.
+
+    A difference that is zero, up to rounding, or not finite says nothing about the directions that its layer
+    needs: it keeps all, and takes that of one from the budget until it has moved.
 
     Args:
         energy: Share of ‖ΔW‖² (Frobenius) that a layer keeps at least, in (0, 1].
@@ -41,7 +56,7 @@ def kept_ranks(loras: Sequence[LoRA], *, energy: float, budget: int | None = Non
     if not 0 < energy <= 1:
         raise ValueError(f"energy={energy}: expected a share above 0, at most 1.")
     layers = [
-        _Layer(i, target, spectrum(lora, target).square())
+        _Layer(i, target, target.rank, spectrum(lora, target).square())
         for i, lora in enumerate(loras)
         for target in lora.targets
         if target.rank is not None
@@ -59,7 +74,12 @@ def kept_ranks(loras: Sequence[LoRA], *, energy: float, budget: int | None = Non
 class _Layer:
     agent: int
     target: Target
+    rank: int
     energies: Tensor
+
+    @property
+    def has_moved(self) -> bool:
+        return NEGLIGIBLE**2 < float(self.energies[0]) < torch.inf
 
     @property
     def cost(self) -> int:
@@ -67,7 +87,8 @@ class _Layer:
         return sum(self.target.shape)
 
     def rank_of(self, share: float) -> int:
-        """1 for a difference of zero."""
+        if not self.has_moved:
+            return self.rank
         kept = self.energies.cumsum(0)
         return min(int((kept < share * kept[-1]).sum()) + 1, len(kept))
 
@@ -79,11 +100,11 @@ def _within(layers: list[_Layer], wanted: list[int], budget: int, dense: int) ->
             f"budget={budget + dense}: one direction for each layer and the dense differences take "
             f"{budget + dense - left} parameters."
         )
-    ranks = [1] * len(layers)
+    ranks = [1 if layer.has_moved else layer.rank for layer in layers]
     further = [
         (-float(layer.energies[k]) / layer.cost, i, k)
         for i, layer in enumerate(layers)
-        for k in range(1, wanted[i])
+        for k in range(ranks[i], wanted[i])
     ]
     for _, i, k in sorted(further):
         if layers[i].cost <= left and ranks[i] == k:

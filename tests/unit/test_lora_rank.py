@@ -130,11 +130,66 @@ def test_ranks_adapt_again() -> None:
     assert set(ranks(once).values()) != {1}
 
 
-def test_a_difference_of_zero_keeps_one_direction() -> None:
+def unmoved(adapter: Adapter, how: str) -> Adapter:
+    """Its differences say nothing: zero as at the start, zero by factors that cancel, rounding, or no numbers."""
+    with torch.no_grad():
+        if how in ("at the start", "as PEFT starts"):
+            adapter.start_from("zero")
+        for target in adapter.lora.live_ranks():
+            a, b = adapter.lora.factors(target)
+            if how == "as PEFT starts":
+                a.normal_()
+                b.zero_()
+            elif how == "cancelled":
+                a[:], b[:, ::2], b[:, 1::2] = a[:1].clone(), 1.0, -1.0
+            elif how == "rounding":
+                b *= 1e-9
+            elif how in ("nan", "inf"):
+                a[0, 0] = float(how)
+    return adapter
+
+
+UNMOVED = ["at the start", "as PEFT starts", "cancelled", "rounding", "nan", "inf"]
+
+
+@pytest.mark.parametrize("how", UNMOVED)
+@pytest.mark.parametrize("energy", [0.01, 1.0])
+def test_a_difference_that_says_nothing_is_not_cut(how: str, energy: float) -> None:
+    moved, still = team()
+    assert set(kept_ranks([unmoved(still, how).lora], energy=energy)[0].values()) == {4}
+    first, second = kept_ranks([moved.lora, still.lora], energy=energy)
+    assert set(second.values()) == {4}
+    assert (set(first.values()) == {1}) == (energy == 0.01), "control: what moved is cut"
+
+
+@pytest.mark.parametrize("how", UNMOVED)
+def test_what_says_nothing_takes_one_direction_of_the_budget(how: str) -> None:
+    """Those that moved share the rest as without it, whatever it keeps; later it is judged like them."""
+    moved, still = team(2, target_modules=["network.4"])
+    dense = sum(t.num_parameters for t in moved.lora.targets if t.rank is None)
+
+    def of(*adapters: Adapter, directions: int) -> list[dict[Any, int]]:
+        budget = len(adapters) * dense + 12 * directions
+        return kept_ranks([adapter.lora for adapter in adapters], energy=1.0, budget=budget)
+
+    both = of(moved, still, directions=4)
+    assert sum(rank for ranks in both for rank in ranks.values()) == 4, "control: what moved is cut"
+    (alone,) = of(moved, directions=3)
+    assert list(alone.values()) == [3]
+    unmoved(still, how)
+    found, kept = of(moved, still, directions=4)
+    assert found == alone
+    assert list(kept.values()) == [4]
+    with pytest.raises(ValueError, match=r"one direction for each layer"):
+        of(moved, still, directions=1)
+
+
+def test_layers_are_judged_one_by_one() -> None:
     (adapter,) = team(1)
-    adapter.start_from("zero")
-    (config,) = adapted_ranks([adapter], energy=0.9)
-    assert set(ranks(refactored(adapter, config)).values()) == {1}
+    with torch.no_grad():
+        adapter.lora.factors(next(t for t in adapter.lora.targets if t.name == "network.4.weight"))[1].zero_()
+    (kept,) = kept_ranks([adapter.lora], energy=0.01)
+    assert {t.name: rank for t, rank in kept.items()} == {"network.1.weight": 1, "network.4.weight": 4}
 
 
 @pytest.mark.parametrize("energy", [0.0, -1.0, 1.1])

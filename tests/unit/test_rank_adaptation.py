@@ -76,15 +76,19 @@ def test_a_dropped_direction_never_comes_back() -> None:
 
 
 @pytest.mark.parametrize("init", ["lorasa", True, "gaussian", "orthogonal"])
-def test_a_layer_without_a_difference_keeps_one_direction_that_learns(init: Any) -> None:
-    adapter = make_adapter(make_actor(), r=4, init_lora_weights=init)
-    optimizer = torch.optim.Adam(adapter.parameters())
-    RankAdaptation().apply({"new": adapter}, {"new": optimizer})
-    assert set(adapter.lora.live_ranks().values()) == {1}
-    assert torch.equal(outputs(adapter, make_batch(adapter)), outputs(adapter.backbone, make_batch(adapter)))
-    train(adapter)
-    assert np.abs(delta_of(adapter)).max() > 1e-3
-    assert set(adapter.lora.live_ranks().values()) == {1}
+@pytest.mark.parametrize("budget", [None, 400])
+def test_an_adapter_that_has_not_moved_is_not_cut(init: Any, budget: int | None) -> None:
+    """Nor are its moments forgotten; beside it one that moved is cut, and so is it once it has moved."""
+    backbone = make_actor()
+    new, moved = make_adapter(backbone, r=4, init_lora_weights=init), learnt(backbone, r=4)
+    start = {name: value.clone() for name, value in new.state_dict().items()}
+    settings = RankAdaptation(energy=0.5, budget=budget)
+    settings.apply({"new": new, "moved": moved}, {"new": train(new, 0), "moved": train(moved)})
+    assert all(torch.equal(value, start[name]) for name, value in new.state_dict().items())
+    assert all(rank == target.rank for target, rank in new.lora.live_ranks().items())
+    assert all(rank < 4 for rank in moved.lora.live_ranks().values()), "control"
+    settings.apply({"new": new}, {"new": train(new)})
+    assert min(new.lora.live_ranks().values()) < 4
 
 
 def test_all_energy_changes_nothing_but_what_is_superfluous() -> None:
