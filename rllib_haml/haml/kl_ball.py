@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,7 +32,8 @@ class KLBall:
     Attributes:
         radius: δ, in nats.
         cg_iterations: Steps of the conjugate gradient for x.
-        cg_damping: What is added to Fisher's diagonal.
+        cg_damping: What is added to Fisher's diagonal. With little or none, the step leaves out directions
+            along which KL does not change.
         backtrack_coeff: α.
         max_backtracks: Step lengths that are tried at most, the whole step among them.
         accept_ratio: The least gain that is accepted, over that of the objective's linearisation.
@@ -56,8 +58,9 @@ class KLBall:
                 f"KLBall: backtrack_coeff={self.backtrack_coeff!r}; expected one between 0 and 1."
             )
         for name, least in _LEAST.items():
-            if not getattr(self, name) >= least:
-                raise ValueError(f"KLBall: {name}={getattr(self, name)!r}; expected at least {least}.")
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and least <= value < math.inf):
+                raise ValueError(f"KLBall: {name}={value!r}; expected a number of at least {least}.")
 
     def maximise(self, step: MirrorStep) -> dict[str, Tensor]:
         """Moves the policy, or leaves it bit for bit as it was if no step is accepted.
@@ -125,7 +128,10 @@ class KLBall:
 
 
 def conjugate_gradient(product: Product, b: Tensor, iterations: int) -> Tensor:
-    """(P,) x with A x ≈ b, from x = 0, for A symmetric and positive definite (Hestenes and Stiefel 1952).
+    """(P,) x with A x ≈ b, from x = 0, for A symmetric and not indefinite (Hestenes and Stiefel 1952).
+
+    Where A is singular, up to rounding, it ends before the first direction that A sends to nothing: x is then
+    what the directions before it make of b.
 
     Residuals are kept orthogonal. Rounding would make them lose it, and every iteration then multiplies what
     the order of a sum changes, such as how many learners share the rows.
@@ -139,12 +145,17 @@ def conjugate_gradient(product: Product, b: Tensor, iterations: int) -> Tensor:
     square = b @ b
     negligible = torch.finfo(b.dtype).eps ** 2 * square
     seen: list[Tensor] = []
+    largest = b.new_zeros(())
     for _ in range(iterations):
         if square <= negligible:
             break
-        seen.append(residual / square.sqrt())
         image = product(direction)
-        step = square / (direction @ image)
+        curvature, length = direction @ image, direction @ direction
+        largest = torch.maximum(largest, image.norm() / length.sqrt())
+        if curvature <= torch.finfo(b.dtype).eps * largest * length:
+            break
+        seen.append(residual / square.sqrt())
+        step = square / curvature
         x, residual = x + step * direction, residual - step * image
         basis = torch.stack(seen)
         residual = residual - (basis @ residual) @ basis

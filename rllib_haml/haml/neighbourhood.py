@@ -14,7 +14,7 @@ from rllib_haml.haml.flat import flat_gradient, split_like
 
 if TYPE_CHECKING:
     from rllib_haml.haml.rows import JointRows
-    from rllib_haml.haml.sweep import MirrorStep
+    from rllib_haml.haml.sweep import MirrorStep, Part
 
 
 class Neighbourhood(Protocol):
@@ -34,7 +34,9 @@ class Neighbourhood(Protocol):
 class Everywhere:
     """The whole policy space; the maximum is sought by epochs of stochastic gradient ascent.
 
-    A policy that acted in no row stays.
+    Without a row there is nothing to learn from: in a minibatch in which nobody acted a policy stays, and
+    of several that move at once each whose agents did not act. An optimizer would move them by its momentum
+    and its weight decay all the same.
 
     Attributes:
         num_epochs: Passes over the batch.
@@ -49,14 +51,17 @@ class Everywhere:
     def maximise(self, step: MirrorStep) -> dict[str, Tensor]:
         policy = step.player.policy
         if not step.rows.all_reduce(policy.active.sum()):
-            # Without a gradient the optimizer's momentum would move it all the same.
             return {name: step.factor.new_zeros(()) for name in ("policy_loss", "grad_norm")}
         report: dict[str, Tensor] = {}
         for epoch in range(self.num_epochs):
             for rows in step.minibatches(self.minibatch_size, epoch):
                 loss = -step.objective(rows)
-                norm = descend(loss, policy.parameters(), policy.optimizer, self.grad_clip, step.rows)
-                report = {"policy_loss": loss.detach(), "grad_norm": norm}
+                bearing = step.bearing(rows)
+                norm = descend(
+                    loss, policy.parameters(), policy.optimizer, self.grad_clip, step.rows, bearing
+                )
+                if norm or not report:  # not of a minibatch without rows
+                    report = {"policy_loss": loss.detach(), "grad_norm": norm}
         if report:
             report["policy_loss"] = step.rows.all_reduce(report["policy_loss"].clone())
         return report
@@ -68,10 +73,15 @@ def descend(
     optimizer: torch.optim.Optimizer,
     grad_clip: float | None,
     rows: JointRows,
+    bearing: Sequence[Part] = (),
 ) -> Tensor:
     """One optimizer step down the sum of all learners' `loss`.
 
     Parameters that the loss does not touch get a zero gradient, on every learner alike.
+
+    Args:
+        bearing: Parameters, each with the weight (scalar) of this learner's rows that bear on it. Those on
+            which no learner's row bears are not given to the optimizer; without any others it does not step.
 
     Returns:
         The gradient's global norm before clipping.
@@ -80,15 +90,18 @@ def descend(
         NotFinite: The loss or the gradient; nothing was stepped.
     """
     gradient = flat_gradient(loss, parameters)
-    # The loss rides along, so that all learners agree on whether it is finite.
-    flat = rows.all_reduce(torch.cat([gradient, loss.detach().to(gradient.dtype).view(1)]))
-    total, flat = flat[-1], flat[:-1]
-    norm = check_gradient(total, flat, parameters)
+    # Loss and weights ride along, so that all learners agree on whether it is finite, and on who stays.
+    along = torch.stack([loss.detach(), *(weight for _, weight in bearing)]).to(gradient.dtype)
+    flat, along = rows.all_reduce(torch.cat([gradient, along])).split([len(gradient), len(along)])
+    norm = check_gradient(along[0], flat, parameters)
+    each = zip(bearing, along[1:].tolist(), strict=True)
+    staying = {p for (own, _), weight in each if not weight for p in own}
     if grad_clip is not None:
         flat = flat * (grad_clip / (norm + 1e-6)).clamp(max=1)
     for p, g in zip(parameters, split_like(flat, parameters), strict=True):
-        p.grad = g
-    optimizer.step()
+        p.grad = None if p in staying else g
+    if len(staying) < len(parameters):
+        optimizer.step()
     for p in parameters:
         p.grad = None
     return norm

@@ -75,6 +75,10 @@ class JointRows:
             rows = local[part]
             yield rows[rows >= 0]
 
+    def weight(self, active: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        """(..., R) what each entry of `active` counts in a mean; 0 where it is not active."""
+        return active * (1.0 if self.weights is None else self.weights[rows])
+
     def mean(
         self, values: Tensor, active: Tensor | None = None, rows: Tensor | slice = slice(None)
     ) -> Tensor:
@@ -88,8 +92,6 @@ class JointRows:
             A scalar: own numerator over the global weight. 0 if no learner has an active row.
         """
         active = torch.ones_like(values, dtype=torch.bool) if active is None else active
-        weight = active.to(values.dtype)
-        if self.weights is not None:
-            weight = weight * self.weights[rows]
+        weight = self.weight(active, rows).to(values.dtype)
         total = self.all_reduce(weight.sum().detach().clone())
         return torch.where(active, values * weight, 0).sum() / torch.where(total > 0, total, 1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Rows = Tensor | slice
 ALL_ROWS = slice(None)
+# Parameters, and a tensor that says which rows bear on them.
+Part = tuple[Sequence[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,16 @@ class Policy(Protocol):
 
     @property
     def optimizer(self) -> torch.optim.Optimizer: ...
+
+
+@runtime_checkable
+class HasOwners(Protocol):
+    """A policy some of whose parameters are some agents' own, although all move at once."""
+
+    @property
+    def owned(self) -> Sequence[Part]:
+        """All its parameters, each with (K', S) bool of those agents whose rows bear on it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -133,6 +145,12 @@ class MirrorStep:
     def kl(self, new: Evaluation, rows: Rows = ALL_ROWS) -> Tensor:
         """This learner's part of the mean KL(present ‖ `new`) over `rows`, in nats."""
         return self.rows.mean(self.move(new, rows).kl(), self.player.policy.active[:, rows], rows)
+
+    def bearing(self, rows: Rows = ALL_ROWS) -> list[Part]:
+        """The policy's parameters, each with the weight (scalar) of this learner's `rows` that bear on it."""
+        policy = self.player.policy
+        owned = policy.owned if isinstance(policy, HasOwners) else [(policy.parameters(), policy.active)]
+        return [(own, self.rows.weight(active[:, rows], rows).sum()) for own, active in owned]
 
     def slope(self) -> float:
         """Root mean square of the objective's gradient at the present policy, over the parameters."""

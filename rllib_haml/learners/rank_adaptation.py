@@ -20,8 +20,8 @@ class RankAdaptation:
     """What `adapt_rank` of LoRASA's config says.
 
     Tensors keep their shapes: a dropped direction is zero in both factors, where no gradient reaches it. So
-    ranks only fall. (`rllib adapters export` leaves such directions out.) A layer that has not moved yet falls
-    nowhere.
+    ranks only fall. (`rllib adapters export` leaves such directions out.) A layer that has not moved yet
+    keeps all of its own.
 
     Attributes:
         energy: Share of ‖ΔW‖² (Frobenius) that a layer keeps at least, in (0, 1], if the budget allows.

@@ -30,6 +30,9 @@ class Together:
     Args:
         members: Policies of adapters, by name.
         optimizers: By the name of the module whose parameters move. They step together.
+
+    Attributes:
+        owned: As of `HasOwners`: an adapter moves by its own agents' rows, the backbone by everyone's.
     """
 
     def __init__(self, members: Mapping[str, ModulePolicy], optimizers: Mapping[str, torch.optim.Optimizer]):
@@ -38,16 +41,18 @@ class Together:
         self.moving = list(optimizers)
         self._parts = parts = [stacked([members[name] for name in stack]) for stack in stacks]
         self.optimizer: Any = _InStep(list(optimizers.values()))
-        groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
-        self._parameters = [parameter for group in groups for parameter in group["params"]]
         self.active = torch.cat([part.active for part in parts])
+        self.owned = [
+            (_parameters(optimizer), members[name].active if name in members else self.active)
+            for name, optimizer in optimizers.items()
+        ]
         self.behaviour_logp = torch.cat([part.behaviour_logp for part in parts])
         families = [part.family for part in parts]
         several = len(families) > 1
         self.family: Any = _Families(families, [len(p.active) for p in parts]) if several else families[0]
 
     def parameters(self) -> list[Tensor]:
-        return self._parameters
+        return [parameter for own, _ in self.owned for parameter in own]
 
     def evaluate(self, rows: Rows) -> Evaluation:
         """As `Policy.evaluate`; parameters (K, R, P) with zeros behind those of narrower families."""
@@ -90,6 +95,10 @@ def unfolded(result: SweepResult, players: Mapping[str, Player]) -> tuple[SweepR
             if name in result.faults:
                 seen.faults[member] = result.faults[name]
     return seen, alone
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 class _InStep:

@@ -49,7 +49,8 @@ def fit_critic(
                 values.of_steps(part), before[part], target[part], config.vf_clip_param, config.huber_delta
             )
             loss = rows.mean(config.vf_loss_coeff * error, rows=part)
-            norm = descend(loss, parameters, optimizer, config.grad_clip, rows)
+            bearing = [(parameters, loss.new_tensor(len(error)))]
+            norm = descend(loss, parameters, optimizer, config.grad_clip, rows, bearing)
     return {
         "vf_loss": rows.all_reduce(loss.detach().clone()),
         "vf_explained_var": diagnostics.explained_variance(returns, expected, rows),

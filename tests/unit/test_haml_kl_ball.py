@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -281,3 +282,47 @@ def distribution(network: Network, obs: Tensor, mask: Tensor | None) -> Categori
     if mask is None:
         return Normal(output, network.std())
     return Categorical(logits=torch.where(mask, output, -1e10))
+
+
+# --- without damping ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damping", [0.0, 1e-12])
+@pytest.mark.parametrize("seed", range(5))
+def test_without_damping_a_singular_fisher_matrix_is_safe(seed: int, damping: float) -> None:
+    """A table's always is: a constant added to a state's logits changes no probability. The step is that of
+    numpy's pseudoinverse, without any such constant."""
+    problem = Problem(seed)
+    assert np.linalg.matrix_rank(problem.fisher()) < problem.gradient().size
+    report = KLBall(1e-4, cg_iterations=30, cg_damping=damping).maximise(problem.step())
+    assert report["line_search_accepted"] == 1
+    x = np.linalg.pinv(problem.fisher(), rcond=1e-9) @ problem.gradient()
+    whole = np.sqrt(2e-4 / (x @ problem.fisher() @ x)) * x
+    change = problem.policy.logits.detach().numpy() - np.log(problem.probabilities)
+    assert apart(change.flatten(), 0.8 ** float(report["backtracks"]) * whole) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("size", [0, 1, 4])
+def test_conjugate_gradients_where_the_matrix_is_singular(size: int, dtype: torch.dtype) -> None:
+    """Of rank `size` in 8 dimensions: the solution in its range, and nothing of what lies outside it."""
+    rng = np.random.default_rng(size)
+    basis = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    kept, values = basis[:, :size], rng.uniform(0.5, 2.0, size)
+    matrix = torch.tensor(kept * values @ kept.T, dtype=dtype)
+    for outside in (0.0, 1e-6):
+        b = kept @ np.ones(size) + outside * basis[:, -1]
+        x = conjugate_gradient(lambda v: matrix @ v, torch.tensor(b, dtype=dtype), 20)
+        # One residual outside the range is the most that the last direction can hold of it.
+        tolerance = 1e-9 if dtype == torch.float64 and not outside else 1e-3
+        assert apart(x, kept @ (np.ones(size) / values)) < tolerance
+    if size:
+        b = torch.tensor(kept @ np.ones(size) + 1e-6 * basis[:, -1], dtype=dtype)
+        damped = torch.linalg.solve(matrix + 1e-12 * torch.eye(8, dtype=dtype), b)
+        assert not apart(damped, kept @ (np.ones(size) / values)) < 1, "control"
+
+
+@pytest.mark.parametrize("damping", [float("nan"), float("inf"), "0.1", None])
+def test_damping_is_a_number(damping: Any) -> None:
+    with pytest.raises(ValueError, match=f"cg_damping={damping!r}; expected a number"):
+        KLBall(0.01, cg_damping=damping)

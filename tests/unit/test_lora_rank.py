@@ -131,7 +131,7 @@ def test_ranks_adapt_again() -> None:
 
 
 def unmoved(adapter: Adapter, how: str) -> Adapter:
-    """Its differences say nothing: zero as at the start, zero by factors that cancel, rounding, or no numbers."""
+    """Its differences say nothing: zero, by factors that cancel too, or rounding, or not finite."""
     with torch.no_grad():
         if how in ("at the start", "as PEFT starts"):
             adapter.start_from("zero")

@@ -196,6 +196,16 @@ def test_an_update_moves_the_trained_policies_and_the_critic() -> None:
         assert moved(learner, before) == expected | {"critic"}
 
 
+def test_rows_in_which_nobody_acts_move_the_critic_alone() -> None:
+    """It learns the values there; policies keep still, whatever momentum and weight decay they have."""
+    learner = make_learner(weight_decay=0.1)
+    for present, expected in ((0.8, {"scout", "carrier", "anchor", "critic"}), (0.0, {"critic"})):
+        before = weights(learner)
+        learner._update(columns_of(learner, fragments(learner.config.team, present)))
+        learner.fit_critics()
+        assert moved(learner, before) == expected
+
+
 def test_policies_move_in_the_configured_order() -> None:
     names = ["anchor", "scout", "carrier"]
     learner = make_learner(order=names)
