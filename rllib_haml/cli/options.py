@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,35 +38,52 @@ class TrainOptions:
 
     def override(self, document: Document) -> None:
         """Writes the options over every experiment of `document`."""
-        for name in list(document.data):
-            for path, value, flag in self._overrides():
-                if path in _ALSO_AT:
-                    document.remove((name, *_ALSO_AT[path]))
-                document.override((name, *path), value, flag)
         if self.experiment_name:
             document.rename_only(self.experiment_name, "--experiment-name")
+        for name in document.data:
+            override(document, name, self.flags() | self._storage())
 
-    def _overrides(self) -> Iterator[tuple[KeyPath, Any, str]]:
-        for key in _SPEC_OPTIONS:
-            value = getattr(self, key)
-            if value is not None:
-                yield (key,), value, f"--{key.replace('_', '-')}"
-        if self.config is not None:
-            for key, value in _mapping(self.config, "--config").items():
-                yield ("config", key), value, "--config"
-        if self.stop is not None:
-            # Replaces the file's criteria: the first one reached would end the run otherwise.
-            yield ("stop",), None, "--stop"
-            yield ("stop",), _mapping(self.stop, "--stop"), "--stop"
-        if self.seed is not None:
-            yield ("config", "seed"), self.seed, "--seed"
+    def _storage(self) -> dict[str, str]:
+        return {} if self.storage_path is None else {"storage_path": self.storage_path}
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a run that is there goes on."""
+        return self.resume or self.auto_resume
+
+    def flags(self) -> dict[str, Any]:
+        """Those given of what an experiment is; where it lies, and what it runs on, may change."""
+        given = {key: getattr(self, key) for key in (*_SPEC_OPTIONS, "config", "stop", "seed")}
+        return {key: value for key, value in given.items() if value is not None}
+
+
+def override(document: Document, name: str, flags: Mapping[str, Any]) -> None:
+    """Writes `TrainOptions.flags` over the experiment `name` of `document`."""
+    for path, value, flag in _overrides(flags):
+        if path in _ALSO_AT:
+            document.remove((name, *_ALSO_AT[path]))
+        document.override((name, *path), value, flag)
+
+
+def _overrides(flags: Mapping[str, Any]) -> Iterator[tuple[KeyPath, Any, str]]:
+    for key in (*_SPEC_OPTIONS, "storage_path"):
+        if key in flags:
+            yield (key,), flags[key], f"--{key.replace('_', '-')}"
+    if "config" in flags:
+        for key, value in _mapping(flags["config"], "--config").items():
+            yield ("config", key), value, "--config"
+    if "stop" in flags:
+        # Replaces the file's criteria: the first one reached would end the run otherwise.
+        yield ("stop",), None, "--stop"
+        yield ("stop",), _mapping(flags["stop"], "--stop"), "--stop"
+    if "seed" in flags:
+        yield ("config", "seed"), flags["seed"], "--seed"
 
 
 _SPEC_OPTIONS = (
     "run",
     "env",
     "num_samples",
-    "storage_path",
     "restore",
     "checkpoint_freq",
     "checkpoint_at_end",
@@ -127,7 +144,9 @@ _OPTIONS = [
         help="Restarts of a failed trial from its last checkpoint; -1: any.",
     ),
     click.option("--restore", metavar="CHECKPOINT", help="Start new trials from a checkpoint."),
-    click.option("--resume", is_flag=True, help="Continue an interrupted run, settings unchanged."),
+    click.option(
+        "--resume", is_flag=True, help="Continue the last interrupted run, with the flags it began with."
+    ),
     click.option(
         "--auto-resume", is_flag=True, help="Begin, or continue what has not ended: for supervisors."
     ),

@@ -13,7 +13,6 @@ from ray.tune.trainable.metadata import _TrainingRunMetadata
 from rllib_haml.checkpoints.read import last_intact
 from rllib_haml.cli.storage import is_uri, within
 from rllib_haml.config.errors import ConfigError, Problem
-from rllib_haml.config.experiment import Experiment
 
 _ENDED = "TERMINATED"
 
@@ -79,32 +78,6 @@ def earlier_run(path: str) -> EarlierRun:
         raise _torn(path, notes[-1], error) from error
     left = [trial for trial in trials if trial[0]["status"] != _ENDED]
     return EarlierRun(statuses, tuple(_origin(path, *trial) for trial in left))
-
-
-def check_settings(experiment: Experiment, before: EarlierRun, tuner: Tuner) -> None:
-    """Of settings that a user may want to change in a resumed run, which keeps those that it began with.
-
-    Args:
-        experiment: As asked for now.
-        before: What is noted of it.
-        tuner: It restored the settings that the run began with.
-
-    Raises:
-        ConfigError: They differ.
-    """
-    began: Any = tuner._local_tuner.get_run_config()  # pyright: ignore[reportOptionalMemberAccess]
-    compared = {
-        "stop": (began.stop or {}, experiment.stop),
-        "max_failures": (began.failure_config.max_failures, experiment.max_failures),
-    }
-    checkpoint = next((f"--restore {origin} " for origin in before.origins if origin), "")
-    text = (
-        "a resumed run keeps the settings that it began with: {} was {}, and {} is asked for now. Give what "
-        f"it was, or start a new run: {checkpoint}--experiment-name NAME, without resuming."
-    )
-    changed = [text.format(key, was, now) for key, (was, now) in compared.items() if was != now]
-    if changed:
-        raise ConfigError([Problem("--resume", experiment.name, one) for one in changed])
 
 
 def _origin(path: str, state: dict[str, Any], measured: str) -> str | None:

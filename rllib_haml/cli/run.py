@@ -12,6 +12,7 @@ from ray import tune
 from ray.tune import Tuner
 
 from rllib_haml.algorithms.autoscaler import autoscaler_is_on
+from rllib_haml.cli.directories import directory, next_number
 from rllib_haml.cli.full_disk import NOT_OF_STORAGE, UNWRITTEN, unwritten
 from rllib_haml.cli.interrupt import (
     EndsWithCheckpoints,
@@ -21,13 +22,14 @@ from rllib_haml.cli.interrupt import (
     sigterm_is_ctrl_c,
 )
 from rllib_haml.cli.logs import show_worker_logs_of_this_package, silence_ray
+from rllib_haml.cli.note import Note
 from rllib_haml.cli.options import TrainOptions
 from rllib_haml.cli.progress import ProgressLines
 from rllib_haml.cli.report import report
 from rllib_haml.cli.resources import WaitingLines, trial_shortage
-from rllib_haml.cli.resume import NEVER_BEGUN, EarlierRun, check_settings, earlier_run
+from rllib_haml.cli.resume import NEVER_BEGUN, EarlierRun, earlier_run
 from rllib_haml.cli.starts import check_starts
-from rllib_haml.cli.storage import check_storage, experiment_path, storage_path
+from rllib_haml.cli.storage import check_storage, experiment_path, storage_root
 from rllib_haml.cli.timed_checkpoints import TimedCheckpoints
 from rllib_haml.config.errors import ConfigError, Problem
 from rllib_haml.config.experiment import Experiment
@@ -43,16 +45,16 @@ def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int
         The exit code: 0, 1 if a trial failed, 130 if Ctrl-C or SIGTERM interrupted.
 
     Raises:
-        ConfigError: Nothing to resume, or resources that are not there.
+        ConfigError: A checkpoint to begin with, storage or resources are not there.
     """
-    if options.resume:
-        _check_resumable(experiments)
     if options.auto_resume and _all_have_ended(experiments):
         for experiment in experiments:
             _say_ended(experiment)
         return 0
     check_starts([e for e in experiments if not _goes_on(e, options)])
     check_storage(experiments)
+    if not options.resumes:
+        experiments = _beside_earlier_runs(experiments)
     _warn_of_lost_work(experiments)
     with former_sigterm():
         try:
@@ -66,6 +68,19 @@ def run_experiments(experiments: list[Experiment], options: TrainOptions) -> int
             return INTERRUPTED
         finally:
             ray.shutdown()
+
+
+def _beside_earlier_runs(experiments: list[Experiment]) -> list[Experiment]:
+    """New runs, each in a directory of its own."""
+    number = next_number({e.name: storage_root(e.storage_path) for e in experiments})
+    placed = [replace(e, directory=directory(e.name, number)) for e in experiments]
+    if number > 1:
+        for experiment, new in zip(experiments, placed, strict=True):
+            click.echo(
+                f"{experiment.name}: an earlier run stands in {experiment_path(experiment)}; this one goes "
+                f"to {new.directory}. (With --resume the last one that was interrupted goes on instead.)"
+            )
+    return placed
 
 
 def start_ray(options: TrainOptions) -> None:
@@ -89,28 +104,9 @@ def _cluster(options: TrainOptions) -> str | None:
     return options.ray_address or os.environ.get("RAY_ADDRESS")
 
 
-def _check_resumable(experiments: list[Experiment]) -> None:
-    runs = [earlier_run(experiment_path(e)) for e in experiments]
-    ended = [run.has_ended(e.num_trials) for run, e in zip(runs, experiments, strict=True)]
-    if any(run.begun for run in runs) and not all(ended):
-        return
-    pairs = zip(runs, experiments, strict=True)
-    raise ConfigError([Problem("--resume", e.name, _nothing_to_resume(e, run.begun)) for run, e in pairs])
-
-
-def _nothing_to_resume(experiment: Experiment, ended: bool) -> str:
-    path = experiment_path(experiment)
-    if not ended:
-        return f"nothing to resume: no interrupted run in {path}. Start one without --resume."
-    return (
-        f"nothing to resume: the run in {path} has ended. To train on, start another from its checkpoint: "
-        f"--restore CHECKPOINT --experiment-name NAME, without --resume."
-    )
-
-
 def _goes_on(experiment: Experiment, options: TrainOptions) -> bool:
     """From a checkpoint of its own, so that it needs none of another run."""
-    return (options.resume or options.auto_resume) and earlier_run(experiment_path(experiment)).begun
+    return options.resumes and earlier_run(experiment_path(experiment)).begun
 
 
 def _all_have_ended(experiments: list[Experiment]) -> bool:
@@ -164,12 +160,12 @@ def _run_all(experiments: list[Experiment], options: TrainOptions) -> int:
 
 def _run(experiment: Experiment, options: TrainOptions) -> int:
     path, asked = experiment_path(experiment), experiment.num_trials
-    before = earlier_run(path) if options.resume or options.auto_resume else NEVER_BEGUN
+    before = earlier_run(path) if options.resumes else NEVER_BEGUN
     if before.has_ended(asked):
         _say_ended(experiment)
         return 0
     try:
-        tuner = _interrupted_tuner(experiment, before) if before.begun else _new_tuner(experiment, options)
+        tuner = _interrupted_tuner(experiment) if before.begun else _new_tuner(experiment, options)
         _say_begin(experiment, before)
         results = tuner.fit()
         report(experiment.name, results, path, options.verbosity)
@@ -208,13 +204,15 @@ def _fewer_trials(experiment: Experiment, begun: int) -> ConfigError:
     return ConfigError([Problem("--resume", experiment.name, text)])
 
 
-def _interrupted_tuner(experiment: Experiment, before: EarlierRun) -> Tuner:
-    tuner = Tuner.restore(experiment_path(experiment), experiment.algorithm_class, resume_errored=True)
-    check_settings(experiment, before, tuner)
-    return tuner
+def _interrupted_tuner(experiment: Experiment) -> Tuner:
+    return Tuner.restore(experiment_path(experiment), experiment.algorithm_class, resume_errored=True)
 
 
 def _new_tuner(experiment: Experiment, options: TrainOptions) -> Tuner:
+    # A search may end, by its time, with any number of trials.
+    num_trials = 1 if experiment.time_budget_s else experiment.num_trials
+    note = Note(experiment.name, options.flags(), experiment.spec, num_trials)
+    note.write(experiment_path(experiment))
     return Tuner(
         experiment.algorithm_class,
         param_space=experiment.param_space,  # pyright: ignore[reportArgumentType]
@@ -224,8 +222,8 @@ def _new_tuner(experiment: Experiment, options: TrainOptions) -> Tuner:
             scheduler=UntilInterrupted(),
         ),
         run_config=tune.RunConfig(
-            name=experiment.name,
-            storage_path=storage_path(experiment),
+            name=experiment.directory or experiment.name,
+            storage_path=storage_root(experiment.storage_path),
             stop=experiment.stop,
             verbose=options.verbosity,
             callbacks=[

@@ -16,15 +16,15 @@ def is_uri(path: str) -> bool:
     return "://" in path
 
 
-def storage_path(experiment: Experiment) -> str:
+def storage_root(given: str | None) -> str:
     """The directory, or the URI, that all experiments of one storage lie in."""
-    root = experiment.storage_path or "~/ray_results"
+    root = given or "~/ray_results"
     return root.rstrip("/") if is_uri(root) else str(Path(root).expanduser().resolve())
 
 
 def experiment_path(experiment: Experiment) -> str:
     """The directory, or the URI, of an experiment's results."""
-    return f"{storage_path(experiment)}/{experiment.name}"
+    return f"{storage_root(experiment.storage_path)}/{experiment.directory or experiment.name}"
 
 
 def within(experiment: str, checkpoint: str) -> str:
@@ -47,7 +47,7 @@ def check_storage(experiments: list[Experiment]) -> None:
         ConfigError: It cannot be written to.
     """
     for experiment in experiments:
-        path = storage_path(experiment)
+        path = storage_root(experiment.storage_path)
         try:
             filesystem, place = fs.FileSystem.from_uri(path)
             filesystem.create_dir(place)

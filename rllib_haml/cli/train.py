@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -19,7 +20,7 @@ Examples:
   rllib train --run HAPPO --env mamujoco \\
       --config '{"env_config": {"scenario": "HalfCheetah", "agent_conf": "2x3"}, "lr": 5e-4}' \\
       --stop '{"num_env_steps_sampled_lifetime": 1000000}'
-  rllib train -f my_experiment.yaml --resume        (after a crash or Ctrl-C)
+  rllib train -f my_experiment.yaml --resume        (after a crash or Ctrl-C, with the flags it began with)
   rllib train -f my_experiment.yaml --auto-resume   (under what starts it again: systemd, Slurm, ...)
 
 \b
@@ -46,7 +47,8 @@ def train(words: tuple[str, ...], file: str | None, **options: Any) -> None:
         if file or len(words) != 2 or words[0] != "file":
             raise click.UsageError(f"{' '.join(words)!r}: write `rllib train file FILE`.")
         file = words[1]
-    train_document(_document(file, options["run"]), TrainOptions(**options))
+    asked = TrainOptions(**options)
+    train_document(_document(file, asked), asked)
 
 
 def train_document(document: Document, options: TrainOptions) -> None:
@@ -57,18 +59,23 @@ def train_document(document: Document, options: TrainOptions) -> None:
         raise click.UsageError("--resume and --auto-resume: give one of them.")
     set_up_logs(options.verbosity)
     # Only now: importing these shows warnings of gymnasium's.
+    from rllib_haml.cli.go_on import go_on
     from rllib_haml.cli.run import run_experiments
     from rllib_haml.config.parse import experiment_specs, parse_experiments
 
     experiment_specs(document)
     options.override(document)
+    directories = go_on(document, options) if options.resumes else {}
     experiments = parse_experiments(document, options.allow_eval)
-    sys.exit(run_experiments(experiments, options))
+    sys.exit(run_experiments([replace(e, directory=directories.get(e.name)) for e in experiments], options))
 
 
-def _document(file: str | None, run: str | None) -> Document:
+def _document(file: str | None, options: TrainOptions) -> Document:
     if file:
         return read_file(file)
-    if not run:
-        raise click.UsageError("Say what to train: -f FILE, or --run NAME --env NAME.")
-    return Document("command line", {run: {"run": run}})
+    if options.run:
+        return Document("command line", {options.run: {"run": options.run}})
+    if options.resumes and options.experiment_name:
+        # Its note says what it is.
+        return Document("command line", {options.experiment_name: {}})
+    raise click.UsageError("Say what to train: -f FILE, or --run NAME --env NAME.")

@@ -14,7 +14,7 @@ class Experiment:
     """One experiment of a file, checked and ready to train.
 
     Attributes:
-        name: Its name, and that of its directory under `storage_path`.
+        name: Its name.
         algorithm: The name under `run`.
         algorithm_class: The class that it stands for.
         config: The config of the first point of the search space; without a search, the config.
@@ -28,6 +28,8 @@ class Experiment:
         max_failures: How often a failed trial is started again from its last checkpoint.
         time_budget_s: Seconds after which the whole experiment ends.
         tune_callbacks: Tune callbacks besides Tune's default ones.
+        spec: As it was written, flags included.
+        directory: That of this run under `storage_path`; None: it is called like the experiment.
     """
 
     name: str
@@ -44,3 +46,5 @@ class Experiment:
     max_failures: int = 0
     time_budget_s: float | None = None
     tune_callbacks: list[Any] = field(default_factory=list)
+    spec: dict[str, Any] = field(default_factory=dict)
+    directory: str | None = None

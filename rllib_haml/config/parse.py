@@ -149,6 +149,7 @@ class _ExperimentParser:
             param_space=param_space(configs[0], chosen),
             num_trials=search_size(chosen) * self._spec.get("num_samples", 1),
             stop=stop,
+            spec=self._raw,
             **settings,
         )
 

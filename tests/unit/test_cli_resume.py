@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from ray.rllib.algorithms.ppo import PPO
 from ray.train._internal.checkpoint_manager import _CheckpointManager
 from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint
@@ -20,11 +21,11 @@ from ray.tune.trainable.metadata import _TrainingRunMetadata
 from rllib_haml.checkpoints.manifest import MANIFEST
 from rllib_haml.cli import run
 from rllib_haml.cli.app import rllib
+from rllib_haml.cli.options import TrainOptions
 from rllib_haml.cli.resume import earlier_run
 from rllib_haml.cli.storage import check_storage
-from rllib_haml.config.document import read_text
 from rllib_haml.config.errors import ConfigError
-from rllib_haml.config.parse import parse_experiments
+from rllib_haml.config.experiment import Experiment
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "checkpoint" / "happo_climbing"
 
@@ -54,12 +55,13 @@ def measured(checkpoint: Path | None) -> str:
 
 def an_experiment(tmp_path: Path, name: str = "team", num_trials: int = 1, **more: Any) -> Any:
     given = {"storage_path": str(tmp_path), "num_trials": num_trials, "time_budget_s": None, "config": None}
-    return SimpleNamespace(name=name, **given | more)
+    return Experiment(name, "PPO", PPO, param_space=None, **given | more)  # pyright: ignore
 
 
-RESUMING: Any = SimpleNamespace(resume=True, auto_resume=False, verbosity=0)
-SUPERVISED: Any = SimpleNamespace(resume=False, auto_resume=True, verbosity=0)
-FRESH: Any = SimpleNamespace(resume=False, auto_resume=False, verbosity=0)
+NOTHING_SAID = dict.fromkeys(field.name for field in fields(TrainOptions)) | {"verbosity": 0}
+RESUMING: Any = TrainOptions(**NOTHING_SAID | {"resume": True})
+SUPERVISED: Any = TrainOptions(**NOTHING_SAID | {"auto_resume": True})
+FRESH: Any = TrainOptions(**NOTHING_SAID)
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
@@ -142,18 +144,6 @@ def test_resuming_a_file_does_not_train_again_what_has_ended(tmp_path: Path, mon
     note(tmp_path / "team", "TERMINATED")
     monkeypatch.setattr(run, "_new_tuner", lambda *_: pytest.fail("trains again"))
     assert run._run(an_experiment(tmp_path), RESUMING) == 0
-
-
-def test_resuming_a_file_begins_what_never_began(tmp_path: Path):
-    """The run was killed between the first experiment's end and the second one's begin."""
-    first, second = an_experiment(tmp_path, "first"), an_experiment(tmp_path, "second")
-    with pytest.raises(ConfigError, match="nothing to resume"):
-        run._check_resumable([first, second])
-    note(tmp_path / "first", "TERMINATED")
-    run._check_resumable([first, second])
-    note(tmp_path / "second", "TERMINATED")
-    with pytest.raises(ConfigError, match=r"nothing to resume: the run in .*second has ended.*--restore"):
-        run._check_resumable([first, second])
 
 
 def test_a_supervised_command_begins_continues_and_is_done(
@@ -252,30 +242,6 @@ def test_an_interrupt_ends_the_whole_file_and_a_failure_does_not(
     options: Any = None
     assert run._run_all(experiments, options) == expected
     assert len(codes) - len(left) == begun
-
-
-@pytest.mark.parametrize(
-    "key, was, now, said",
-    [
-        ("stop", {"training_iteration": 5}, {"training_iteration": 9}, "stop was {'training_iteration': 5}"),
-        ("stop", {}, {"time_total_s": 9}, "stop was {}, and {'time_total_s': 9} is asked for"),
-        ("max_failures", 0, 3, "max_failures was 0, and 3 is asked for now"),
-    ],
-)
-def test_a_resumed_run_keeps_its_settings_and_says_so(
-    key: str, was: Any, now: Any, said: str, tmp_path: Path
-):
-    (parsed,) = parse_experiments(read_text("team: {run: PPO, env: CartPole-v1}", "x.yaml"))
-    begun = replace(parsed, storage_path=str(tmp_path), **{key: was})
-    run._new_tuner(begun, FRESH)
-    note(tmp_path / "team", "RUNNING", made=(tmp_path / "team" / "trial" / "checkpoint_1",))
-    before = earlier_run(str(tmp_path / "team"))
-    run._interrupted_tuner(begun, before)
-    with pytest.raises(ConfigError) as caught:
-        run._interrupted_tuner(replace(begun, **{key: now}), before)
-    (problem,) = caught.value.problems
-    assert said in problem.text
-    assert f"--restore {tmp_path}/team/trial/checkpoint_1 --experiment-name NAME" in problem.text
 
 
 def test_nothing_to_resume_is_an_error_before_ray_starts(tmp_path: Path):
