@@ -6,12 +6,13 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+from pyarrow.fs import LocalFileSystem
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_OPTIMIZER
 from ray.rllib.core.learner.learner import Learner
 
 from rllib_haml.algorithms.adapter_swap import check_adapters_act
-from rllib_haml.checkpoints.read import CLASS_FILE
+from rllib_haml.checkpoints.read import config_of
 from rllib_haml.modules.adapter import Adapter
 
 LEARNER = Path("learner_group", "learner")
@@ -22,10 +23,7 @@ def check_import(checkpoint: Path, policy: str) -> None:
     Raises:
         ValueError: The team of `checkpoint` trains its shared network alone, or its state cannot be read.
     """
-    try:
-        (config,), _ = pickle.loads((checkpoint / CLASS_FILE).read_bytes())["ctor_args_and_kwargs"]
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"code of this checkpoint cannot be imported here: {error}.") from error
+    config = config_of(checkpoint.absolute().as_posix(), LocalFileSystem())
     mode = config["adapter_mode"] if isinstance(config, dict) else config.adapter_mode
     check_adapters_act(policy, _state(checkpoint, Algorithm)["phase_switch"], mode)
 

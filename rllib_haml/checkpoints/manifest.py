@@ -19,6 +19,7 @@ import rllib_haml
 from rllib_haml.sampling.team import Team
 
 MANIFEST = "haml_manifest.json"
+_OF_AN_AGENT = ("policy", "observation_space", "action_space")
 
 
 def present_versions() -> dict[str, str]:
@@ -57,14 +58,45 @@ class Manifest:
 
     @classmethod
     def loads(cls, text: str | bytes) -> Manifest:
-        """
+        """Reads what `dumps` wrote.
+
         Raises:
-            ValueError: It is no manifest.
+            ValueError: It is no manifest; it says why.
         """
-        values = json.loads(text)
-        if not isinstance(values, dict) or values.keys() != {f.name for f in fields(cls)}:
-            raise ValueError(f"{str(text)[:80]!r} is no manifest.")
-        return cls(**values)
+        try:
+            values = json.loads(text, object_pairs_hook=_each_key_once)
+            if not isinstance(values, dict) or values.keys() != {f.name for f in fields(cls)}:
+                raise ValueError(f"{str(text)[:80]!r} is no manifest")
+            made = cls(**values)
+            made._check_kinds()
+        except RecursionError as error:
+            raise ValueError("its values lie too deep within each other") from error
+        return made
+
+    def _check_kinds(self) -> None:
+        if not isinstance(self.algorithm, str):
+            raise ValueError(f"`algorithm` is {self.algorithm!r:.80}, expected a name")
+        for key in ("versions", "files"):
+            if not _is_words(given := getattr(self, key)):
+                raise ValueError(f"`{key}` is {given!r:.80}, expected a string for each name")
+        if not isinstance(self.agents, dict):
+            raise ValueError(f"`agents` is {self.agents!r:.80}, expected an object")
+        for agent, about in self.agents.items():
+            if not _is_words(about) or about.keys() != set(_OF_AN_AGENT):
+                raise ValueError(
+                    f"agent {agent!r} is {about!r:.80}, expected strings for {', '.join(_OF_AN_AGENT)}"
+                )
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key stands in it twice")
+    return made
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(word, str) for word in value.values())
 
 
 def agents_of(team: Team) -> dict[str, dict[str, str]]:
@@ -100,5 +132,6 @@ def digest(stream: Any) -> str:
 
 
 def files_in(directory: Path) -> list[Path]:
-    """Every file of a checkpoint but the manifest, sorted."""
-    return sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / MANIFEST)
+    """Whatever is no directory in a checkpoint, links too, but the manifest; sorted."""
+    entries = (p for p in directory.rglob("*") if p.is_symlink() or not p.is_dir())
+    return sorted(p for p in entries if p != directory / MANIFEST)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyarrow.fs import LocalFileSystem
 
-from rllib_haml.checkpoints.read import CheckpointError, verify
+from rllib_haml.checkpoints.read import CLASS_FILE, CheckpointError, verify
 from rllib_haml.modules.team import TeamModule
 
 # Where they lie in the directory of a checkpoint.
@@ -30,5 +30,7 @@ def modules_of(checkpoint: Path | str) -> dict[str, Any]:
         verify(place.as_posix(), LocalFileSystem())
     except FileNotFoundError as error:
         raise CheckpointError(str(error)) from error
+    if not (place / MODULES / CLASS_FILE).is_file():
+        raise CheckpointError(f"{place} holds no policies: expected {MODULES / CLASS_FILE} in it.")
     team: Any = TeamModule.from_checkpoint(str((place / MODULES).resolve()))
     return {name: module.unwrapped() for name, module in sorted(team.items())}

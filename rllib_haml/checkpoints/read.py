@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 from pyarrow import fs
 from ray.rllib.algorithms.algorithm import Algorithm
 
-from rllib_haml.checkpoints.manifest import MANIFEST, Manifest, agents_of, digest, present_versions
+from rllib_haml.checkpoints.intact import checkpoints_in, compare, intact_beside, is_file
+from rllib_haml.checkpoints.manifest import MANIFEST, Manifest, agents_of, present_versions
+from rllib_haml.checkpoints.named_class import named_class
 from rllib_haml.sampling.team import Team
 
 logger = logging.getLogger("rllib_haml")
@@ -22,7 +25,10 @@ class CheckpointError(ValueError):
 
 
 def verify(path: str, filesystem: fs.FileSystem) -> Manifest:
-    """Reads a checkpoint's manifest, and compares every file with it.
+    """Reads a checkpoint's manifest, and compares every file with it; nothing is unpickled.
+
+    What the manifest does not list is refused, too: RLlib would rather read a `.msgpack` than the `.pkl`
+    beside it. A manifest tells of damage, not of malice: whoever rewrites files can rewrite it as well.
 
     Raises:
         FileNotFoundError: There is nothing at `path`.
@@ -31,35 +37,68 @@ def verify(path: str, filesystem: fs.FileSystem) -> Manifest:
     """
     if filesystem.get_file_info(path).type == fs.FileType.NotFound:
         raise FileNotFoundError(f"There is no checkpoint at {path}. {_way_out(path, filesystem)}")
-    if not _is_file(f"{path}/{MANIFEST}", filesystem):
+    if not is_file(f"{path}/{MANIFEST}", filesystem):
         raise CheckpointError(_without_manifest(path, filesystem))
-    manifest, fault = _compare(path, filesystem)
+    manifest, fault = compare(path, filesystem)
     if fault or manifest is None:
         raise CheckpointError(f"The checkpoint {path} is damaged: {fault}. {_way_out(path, filesystem)}")
     return manifest
 
 
 def check_any(path: Path) -> None:
-    """As `verify`, of a checkpoint on this machine; RLlib's own, which have no manifest, pass."""
+    """As `verify`, of a checkpoint on this machine; RLlib's own, which have no manifest, pass.
+
+    They are told by the name of the class that made them, and not unpickled.
+    """
     place, here = path.expanduser().absolute().as_posix(), fs.LocalFileSystem()
-    if _is_file(f"{place}/{MANIFEST}", here) or _stock_class(place, here) is None:
+    if is_file(f"{place}/{MANIFEST}", here) or _stock_class(place, here) is None:
         verify(place, here)
 
 
-def class_of(path: str, filesystem: fs.FileSystem) -> type:
-    """The algorithm's class that a checkpoint was made by.
+def class_of(path: str, filesystem: fs.FileSystem) -> type[Algorithm]:
+    """The algorithm's class that a checkpoint was made by; see `made_of`."""
+    return made_of(path, filesystem)["class"]
+
+
+def config_of(path: str, filesystem: fs.FileSystem) -> Any:
+    """The config that a checkpoint's algorithm was built with, or a dict of its values; see `made_of`."""
+    made = made_of(path, filesystem)
+    try:
+        (config,), _ = made["ctor_args_and_kwargs"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}/{CLASS_FILE} does not say what config it was made with.") from error
+    return config
+
+
+def made_of(path: str, filesystem: fs.FileSystem) -> dict[str, Any]:
+    """Unpickles the algorithm's class and arguments, which runs their code: only of what `verify` took.
 
     Raises:
-        CheckpointError: The code that it needs is not here.
+        CheckpointError: The code that it needs is not here, or it cannot be read.
     """
     try:
         with filesystem.open_input_stream(f"{path}/{CLASS_FILE}") as stream:
-            return pickle.loads(stream.read())["class"]
+            made = pickle.loads(stream.read())
+        if not issubclass(made["class"], Algorithm):
+            raise TypeError(f"{made['class']} is no algorithm")
     except (ImportError, AttributeError) as error:
         raise CheckpointError(
             f"The checkpoint {path} needs code that cannot be imported here: {error}. Put its directory on "
             f"PYTHONPATH, or install its package."
         ) from error
+    # Of a pickle that is not whole, or not what it says, anything may come.
+    except Exception as error:
+        raise CheckpointError(f"{path}/{CLASS_FILE} cannot be read: {error!r}.") from error
+    return made
+
+
+def warn_unverified(path: Path) -> None:
+    """To be said of RLlib's own checkpoints, before one is loaded."""
+    logger.warning(
+        "%s is RLlib's own checkpoint: it has no manifest to be verified by, and loading it runs whatever "
+        "code its pickles name. Load only what you trust.",
+        path,
+    )
 
 
 def check_fit(path: Path, algorithm: type, teams: Iterable[Team]) -> None:
@@ -75,8 +114,9 @@ def check_fit(path: Path, algorithm: type, teams: Iterable[Team]) -> None:
         CheckpointError: It is damaged, or another algorithm's or team's.
     """
     place, here = path.expanduser().absolute().as_posix(), fs.LocalFileSystem()
-    if not _is_ours(algorithm) and not _is_file(f"{place}/{MANIFEST}", here):
+    if not _is_ours(algorithm) and not is_file(f"{place}/{MANIFEST}", here):
         check_any(path)
+        warn_unverified(path)
         return
     manifest = verify(place, here)
     _refuse_other_algorithm(place, manifest, algorithm)
@@ -123,40 +163,6 @@ def _refuse_other_team(path: str, manifest: Manifest, team: Team) -> None:
                 )
 
 
-def _compare(path: str, filesystem: fs.FileSystem) -> tuple[Manifest | None, str]:
-    """The manifest, and what is wrong with the first file that it does not tell the truth of."""
-    try:
-        with filesystem.open_input_stream(f"{path}/{MANIFEST}") as stream:
-            manifest = Manifest.loads(stream.read())
-    except ValueError:
-        return None, f"{MANIFEST} cannot be read"
-    for name, expected in manifest.files.items():
-        if not _is_file(f"{path}/{name}", filesystem):
-            return manifest, f"{name} is missing"
-        with filesystem.open_input_stream(f"{path}/{name}") as stream:
-            if digest(stream) != expected:
-                return manifest, f"{name} has changed since it was written (another SHA-256)"
-    return manifest, ""
-
-
-def intact_beside(path: str, filesystem: fs.FileSystem) -> str | None:
-    """The intact checkpoint beside this one, the last by name."""
-    here = PurePosixPath(path)
-    beside = filesystem.get_file_info(fs.FileSelector(str(here.parent), allow_not_found=True))
-    for info in sorted(beside, key=lambda info: info.base_name, reverse=True):
-        is_one = info.base_name != here.name and _is_file(f"{info.path}/{MANIFEST}", filesystem)
-        if is_one and not _compare(info.path, filesystem)[1]:
-            return info.path
-    return None
-
-
-def last_intact(path: str, filesystem: fs.FileSystem) -> str | None:
-    """The intact checkpoint that was written last, of the run or the runs whose directory `path` is."""
-    found = [it for it in _checkpoints_in(path, filesystem) if _is_file(f"{it}/{MANIFEST}", filesystem)]
-    found.sort(key=lambda it: filesystem.get_file_info(f"{it}/{MANIFEST}").mtime_ns or 0, reverse=True)
-    return next((it for it in found if not _compare(it, filesystem)[1]), None)
-
-
 def _way_out(path: str, filesystem: fs.FileSystem) -> str:
     other = intact_beside(path, filesystem)
     if other is None:
@@ -165,14 +171,14 @@ def _way_out(path: str, filesystem: fs.FileSystem) -> str:
 
 
 def _without_manifest(path: str, filesystem: fs.FileSystem) -> str:
-    if not _is_file(f"{path}/{CLASS_FILE}", filesystem):
-        within = _checkpoints_in(path, filesystem)
+    if not is_file(f"{path}/{CLASS_FILE}", filesystem):
+        within = checkpoints_in(path, filesystem)
         hint = f"it holds {within[-1]}: name that one." if within else "one is called `checkpoint_000010`."
         return f"{path} is no checkpoint of an algorithm; {hint}"
     if (stock := _stock_class(path, filesystem)) is not None:
         return (
-            f"{path} is a checkpoint of RLlib's {stock.__name__}, not of this package: load it with "
-            f"{stock.__name__}.from_checkpoint, or play it with `rllib evaluate {path}`."
+            f"{path} is a checkpoint of RLlib's {stock}, not of this package: load it with "
+            f"{stock}.from_checkpoint, or play it with `rllib evaluate {path}`."
         )
     return (
         f"The checkpoint {path} has no {MANIFEST}: it was not written, or not copied, to its end. "
@@ -180,34 +186,19 @@ def _without_manifest(path: str, filesystem: fs.FileSystem) -> str:
     )
 
 
-def _checkpoints_in(path: str, filesystem: fs.FileSystem) -> list[str]:
-    """Those of the run, or of the runs, whose directory `path` is."""
-    if filesystem.get_file_info(path).type != fs.FileType.Directory:
-        return []
-    # A run's directory lies in its experiment's.
-    runs = [path, *(i.path for i in filesystem.get_file_info(fs.FileSelector(path)) if not i.is_file)]
-    return sorted(
-        info.path
-        for run in runs
-        for info in filesystem.get_file_info(fs.FileSelector(run))
-        if _is_file(f"{info.path}/{Algorithm.METADATA_FILE_NAME}", filesystem)
-    )
-
-
-def _stock_class(path: str, filesystem: fs.FileSystem) -> type | None:
-    """RLlib's algorithm that a checkpoint is of; None if it is this package's, or cannot be told."""
-    if not _is_file(f"{path}/{CLASS_FILE}", filesystem):
+def _stock_class(path: str, filesystem: fs.FileSystem) -> str | None:
+    """Name of RLlib's algorithm that a checkpoint is of; None if it is this package's, or cannot be told."""
+    if not is_file(f"{path}/{CLASS_FILE}", filesystem):
         return None
-    try:
-        made_by = class_of(path, filesystem)
-    except (CheckpointError, pickle.UnpicklingError, EOFError):
+    with filesystem.open_input_stream(f"{path}/{CLASS_FILE}") as stream:
+        data = stream.read()
+    if (named := named_class(data)) is None:
         return None
-    return None if _is_ours(made_by) else made_by
+    module, name = named
+    # A user's own algorithm is this package's if its checkpoint has anything of this package.
+    is_stock = module.startswith("ray.rllib.") or b"rllib_haml." not in data
+    return name if is_stock else None
 
 
 def _is_ours(algorithm: type) -> bool:
     return any(base.__module__.startswith("rllib_haml.") for base in algorithm.__mro__)
-
-
-def _is_file(path: str, filesystem: fs.FileSystem) -> bool:
-    return filesystem.get_file_info(path).type == fs.FileType.File

@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pyarrow import fs
@@ -17,8 +17,9 @@ from ray.rllib.utils.annotations import override
 from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint
 
-from rllib_haml.checkpoints.manifest import Manifest
-from rllib_haml.checkpoints.read import CheckpointError, class_of, intact_beside, refuse_foreign, verify
+from rllib_haml.checkpoints.intact import intact_beside, is_file
+from rllib_haml.checkpoints.manifest import MANIFEST, Manifest
+from rllib_haml.checkpoints.read import CheckpointError, class_of, refuse_foreign, verify
 from rllib_haml.checkpoints.write import upload_whole, write_whole
 
 if TYPE_CHECKING:
@@ -65,14 +66,18 @@ class WholeCheckpoints(Algorithm):
     def restore_from_path(
         self, path: Any, *args: Any, component: str | None = None, filesystem: Any = None, **kwargs: Any
     ) -> None:
-        """Loads a checkpoint, or with `component` a part of one, which has no manifest to be checked by.
+        """Loads a checkpoint, or with `component` the part of one that lies at `path`.
+
+        A part is verified with the checkpoint that it lies in; one that was saved alone has nothing to be
+        verified by, and is unpickled as it is.
 
         Raises:
             FileNotFoundError: There is none.
             CheckpointError: It is damaged, or another algorithm's or team's; nothing of it was loaded. Or it
-                is of other networks; then parts of it may have been.
+                is of other networks, or incomplete; then parts of it may have been.
         """
         if component is not None:
+            _verify_around(path, filesystem)
             self._before_restoring()
             super().restore_from_path(path, *args, component=component, filesystem=filesystem, **kwargs)
             return
@@ -137,6 +142,15 @@ def _located(path: Any, filesystem: Any) -> tuple[Any, str]:
     return fs.LocalFileSystem(), Path(path).expanduser().absolute().as_posix()
 
 
+def _verify_around(path: Any, filesystem: Any) -> None:
+    """Verifies the checkpoint that a part lies in, if it does."""
+    filesystem, place = _located(path, filesystem)
+    for around in PurePosixPath(place, MANIFEST).parents[:-1]:
+        if is_file(f"{around}/{MANIFEST}", filesystem):
+            verify(str(around), filesystem)
+            return
+
+
 @contextmanager
 def _verified(path: Any, filesystem: Any) -> Iterator[tuple[str, Manifest]]:
     """A checkpoint's directory on this machine, and its manifest, once it is known to be whole."""
@@ -152,9 +166,13 @@ def _verified(path: Any, filesystem: Any) -> Iterator[tuple[str, Manifest]]:
 
 @contextmanager
 def _networks_named(path: Any) -> Iterator[None]:
-    """Says of weights that do not fit what would."""
+    """Says of weights that do not fit what would, and of files that are not there that they are not."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"The checkpoint {path} lacks what its algorithm needs ({error}); parts may be loaded."
+        ) from error
     # RuntimeError is torch's, ValueError that of this package's networks.
     except (RuntimeError, ValueError) as error:
         unlike = re.search(r"(size mismatch for|Missing key|Unexpected key).*", str(error))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
 from pyarrow import fs
 
+from rllib_haml.checkpoints.intact import is_file, names_in
 from rllib_haml.checkpoints.manifest import MANIFEST, Manifest, digest, files_in
 
 
@@ -28,7 +29,7 @@ def write_whole(path: Path, manifest: Manifest, write: Callable[[Path], None]) -
         OSError: As `write` raises it: a full disk, ...
     """
     path = path.resolve()
-    _check_place(path)
+    _check_place(str(path), fs.LocalFileSystem())
     # Beside it: a rename needs the same file system. An earlier attempt may have been killed.
     aside, former = (path.with_name(f".{path.name}.{word}") for word in ("writing", "former"))
     shutil.rmtree(aside, ignore_errors=True)
@@ -53,30 +54,54 @@ def write_whole(path: Path, manifest: Manifest, write: Callable[[Path], None]) -
 def upload_whole(
     path: str, filesystem: fs.FileSystem, manifest: Manifest, write: Callable[[Path], None]
 ) -> None:
-    """The same on another file system, where nothing can be renamed: the manifest goes last."""
+    """The same on another file system, where nothing can be renamed: the manifest goes last.
+
+    Raises:
+        FileExistsError: There is something else at `path`.
+        OSError: It could not be written to its end; what is there is then refused.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch, "checkpoint")
         write_whole(local, manifest, write)
         sealed = (local / MANIFEST).rename(Path(scratch, MANIFEST))
+        made = Manifest.loads(sealed.read_bytes()).files.keys()
+        former = names_in(path, filesystem)
+        _check_place(path, filesystem, made)
         filesystem.create_dir(path, recursive=True)
         if filesystem.get_file_info(f"{path}/{MANIFEST}").type != fs.FileType.NotFound:
             filesystem.delete_file(f"{path}/{MANIFEST}")
         fs.copy_files(str(local), path, destination_filesystem=filesystem)
+        for name in former - made:
+            filesystem.delete_file(f"{path}/{name}")
         with filesystem.open_output_stream(f"{path}/{MANIFEST}") as stream:
             stream.write(sealed.read_bytes())
 
 
-def _check_place(path: Path) -> None:
-    """Nothing that is not an earlier checkpoint's may be lost."""
-    if not path.exists():
-        return
-    own = Manifest.loads((path / MANIFEST).read_bytes()).files if (path / MANIFEST).is_file() else {}
-    strangers = [name for p in files_in(path) if (name := p.relative_to(path).as_posix()) not in own]
+def _check_place(path: str, filesystem: fs.FileSystem, replaced: Collection[str] = ()) -> None:
+    """Nothing that is not an earlier checkpoint's may be lost.
+
+    Args:
+        replaced: Names of files that an upload which was cut off may have left.
+    """
+    if is_file(path, filesystem):
+        raise FileExistsError(f"{path} is a file: name a directory that is new or empty.")
+    strangers = sorted(names_in(path, filesystem) - _listed(path, filesystem) - set(replaced))
     if strangers:
         raise FileExistsError(
             f"{path} holds files that are no checkpoint's, such as {strangers[0]}: name a directory that is "
             f"new or empty, or an earlier checkpoint to replace."
         )
+
+
+def _listed(path: str, filesystem: fs.FileSystem) -> set[str]:
+    """Files of the checkpoint that is there, if there is one whose manifest can be read."""
+    if not is_file(f"{path}/{MANIFEST}", filesystem):
+        return set()
+    with filesystem.open_input_stream(f"{path}/{MANIFEST}") as stream:
+        try:
+            return set(Manifest.loads(stream.read()).files)
+        except ValueError:
+            return set()
 
 
 def _seal(directory: Path, manifest: Manifest) -> None:

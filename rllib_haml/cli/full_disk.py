@@ -7,7 +7,7 @@ import shutil
 
 from pyarrow import fs
 
-from rllib_haml.checkpoints.read import last_intact
+from rllib_haml.checkpoints.intact import last_intact
 from rllib_haml.cli.resume import earlier_run
 from rllib_haml.config.errors import ConfigError
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from pyarrow.fs import LocalFileSystem
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 import rllib_haml
 from rllib_haml.algorithms.haml_config import HAMLConfig
-from rllib_haml.checkpoints.read import CheckpointError, check_any
+from rllib_haml.checkpoints.manifest import MANIFEST
+from rllib_haml.checkpoints.read import CheckpointError, check_any, class_of, config_of, warn_unverified
 from rllib_haml.cli.logs import silence_ray
 from rllib_haml.cli.render import Recorder, recording, unrendered
 from rllib_haml.config.errors import ConfigError, Problem
@@ -136,21 +137,20 @@ def _elsewhere(checkpoint: Path, text: str) -> ConfigError:
 
 def _config_for_playing(checkpoint: Path) -> AlgorithmConfig:
     """The checkpoint's config, shrunk to one environment in this process and to no learner GPU."""
+    place, here = checkpoint.absolute().as_posix(), LocalFileSystem()
     try:
         check_any(checkpoint)
-        made_of = pickle.loads((checkpoint / "class_and_ctor_args.pkl").read_bytes())
+        if not (checkpoint / MANIFEST).is_file():
+            warn_unverified(checkpoint)
+        made_by, given = class_of(place, here), config_of(place, here)
     except (CheckpointError, FileNotFoundError) as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise _elsewhere(checkpoint, f"cannot be read: {error.__cause__}.") from error
         raise ConfigError([Problem("rllib evaluate", "", str(error))]) from error
-    except ModuleNotFoundError as error:
-        raise _elsewhere(checkpoint, f"cannot be read: {error}.") from error
-    except (pickle.UnpicklingError, AttributeError, ImportError, EOFError) as error:
-        text = f"cannot be read: {error}. Is it whole, and is all the code here that made it?"
-        raise ConfigError([Problem("rllib evaluate", str(checkpoint), text)]) from error
-    [given], _ = made_of["ctor_args_and_kwargs"]
     if isinstance(given, AlgorithmConfig):
         config = given.copy(copy_frozen=False)
     else:
-        config = made_of["class"].get_default_config().update_from_dict(given)
+        config = made_by.get_default_config().update_from_dict(given)
     if isinstance(config.env, str):
         try:
             check_environment(config.env)

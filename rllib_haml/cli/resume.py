@@ -10,7 +10,7 @@ from pyarrow import fs
 from ray.tune import Tuner
 from ray.tune.trainable.metadata import _TrainingRunMetadata
 
-from rllib_haml.checkpoints.read import last_intact
+from rllib_haml.checkpoints.intact import last_intact
 from rllib_haml.cli.storage import is_uri, within
 from rllib_haml.config.errors import ConfigError, Problem
 

@@ -162,8 +162,11 @@ def test_no_file_of_the_users_is_lost(path: Path) -> None:
     (path / "notes.txt").write_text("precious")
     with pytest.raises(FileExistsError, match=r"no checkpoint's, such as notes\.txt"):
         write_whole(path, manifest(), contents("second"))
-    assert word_of(path) == "first", "files beside those of the manifest do no harm"
-    assert (path / "notes.txt").read_text() == "precious"
+    with pytest.raises(CheckpointError, match=rf"notes\.txt is not in its {MANIFEST}: move it elsewhere"):
+        word_of(path)
+    (path / "notes.txt").rename(path.parent / "notes.txt")
+    assert word_of(path) == "first"
+    assert (path.parent / "notes.txt").read_text() == "precious"
 
 
 def flip(file: Path) -> None:
