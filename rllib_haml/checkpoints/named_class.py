@@ -5,10 +5,8 @@ from __future__ import annotations
 import pickletools
 from itertools import islice
 
-# They change nothing of what is made.
+# They say nothing of what is made.
 _SILENT = {"PROTO", "FRAME", "MARK", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"}
-# What follows a value: the next key, or the end.
-_NEXT = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE", "SETITEM", "SETITEMS"}
 
 
 def named_class(data: bytes) -> tuple[str, str] | None:
@@ -22,10 +20,12 @@ def named_class(data: bytes) -> tuple[str, str] | None:
     except ValueError:
         return None
     match begins:
-        case [("EMPTY_DICT", _), (_, "class"), ("GLOBAL", str(both)), (after, _), *_]:
+        case [("EMPTY_DICT", _), (_, "class"), ("GLOBAL", str(both)), after, *_]:
             module, name = both.split(" ", 1)
-        case [("EMPTY_DICT", _), (_, "class"), (_, str(module)), (_, str(name)), ("STACK_GLOBAL", _), last]:
-            after, _ = last
+        case [("EMPTY_DICT", _), (_, "class"), (_, str(module)), (_, str(name)), ("STACK_GLOBAL", _), after]:
+            pass
         case _:
             return None
-    return (module, name) if after in _NEXT else None
+    # Else it is not the class itself, but what it returns.
+    is_value = after[0] in ("SETITEM", "SETITEMS") or after[1] == "ctor_args_and_kwargs"
+    return (module, name) if is_value else None

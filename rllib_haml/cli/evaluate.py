@@ -32,7 +32,10 @@ Examples:
 )
 @click.option("-v", "verbosity", count=True, help="Show Ray's logs.")
 def evaluate(checkpoint: Path, episodes: int, render: str | None, verbosity: int) -> None:
-    """Play a checkpoint without exploration; print mean and spread over the episodes."""
+    """Play a checkpoint without exploration; print mean and spread over the episodes.
+
+    This package's are verified first. RLlib's own cannot be: playing one runs the code that its pickles name.
+    """
     path = checkpoint.expanduser().resolve()
     if not (path / "class_and_ctor_args.pkl").is_file():
         raise ConfigError([Problem("rllib evaluate", "", _reason(path))])

@@ -13,6 +13,7 @@ import pytest
 from fragments import TEAM
 from pyarrow import fs
 from ray.rllib.algorithms.ppo import PPO
+from ray.tune import Checkpoint
 
 from rllib_haml import HAPPO
 from rllib_haml.checkpoints.manifest import MANIFEST, Manifest
@@ -169,6 +170,41 @@ def test_no_file_of_the_users_is_lost(path: Path) -> None:
     assert (path.parent / "notes.txt").read_text() == "precious"
 
 
+def test_a_file_in_its_place_is_not_lost(path: Path) -> None:
+    note = path.with_name("note")
+    note.write_text("precious")
+    with pytest.raises(FileExistsError, match="is a file"):
+        write_whole(note, manifest(), contents("second"))
+    assert note.read_text() == "precious"
+
+
+def test_what_has_a_manifest_that_cannot_be_read_is_not_replaced(path: Path) -> None:
+    (path / MANIFEST).write_text('{"files": []}')
+    with pytest.raises(FileExistsError, match="no checkpoint's, such as"):
+        write_whole(path, manifest(), contents("second"))
+    assert (path / "part" / "state.pkl").exists()
+
+
+def test_what_tune_and_the_system_leave_in_a_checkpoint(path: Path) -> None:
+    Checkpoint(str(path)).set_metadata({"mine": 1})
+    (path / "empty" / "too").mkdir(parents=True)
+    assert word_of(path) == "first"
+    (path / "empty" / "too" / "state.msgpack").touch()
+    with pytest.raises(CheckpointError, match=r"empty/too/state\.msgpack is not in its"):
+        word_of(path)
+
+
+def test_links_are_not_followed_in_circles(path: Path) -> None:
+    (path / "part" / "up").symlink_to("..")
+    with pytest.raises(CheckpointError, match="part/up is not in its"):
+        word_of(path)
+    (path / "part" / "up").unlink()
+    (path.parent / "elsewhere.pkl").write_bytes((path / "part" / "state.pkl").read_bytes())
+    (path / "part" / "state.pkl").unlink()
+    (path / "part" / "state.pkl").symlink_to(path.parent / "elsewhere.pkl")
+    assert word_of(path) == "first", "what it leads to is what was written"
+
+
 def flip(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
@@ -179,7 +215,11 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-2])
 
 
-DAMAGES = [
+def edited(**changes: object) -> Callable[[Path], object]:
+    return lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("part/state.pkl", flip, r"damaged: part/state\.pkl has changed since it was written"),
     ("part/state.pkl", cut, r"damaged: part/state\.pkl has changed"),
     (CLASS_FILE, flip, rf"damaged: {CLASS_FILE} has changed"),
@@ -187,6 +227,16 @@ DAMAGES = [
     (MANIFEST, cut, rf"damaged: {MANIFEST} cannot be read"),
     (MANIFEST, lambda file: file.write_text("[]"), rf"damaged: {MANIFEST} cannot be read"),
     (MANIFEST, lambda file: file.write_text('{"files": {}}'), rf"damaged: {MANIFEST} cannot be read"),
+    (MANIFEST, edited(files=[]), r"cannot be read: `files` is \[\], expected a string for each name"),
+    (MANIFEST, edited(versions=None), "cannot be read: `versions` is None, expected a string for each name"),
+    (MANIFEST, edited(agents={"zed": {"policy": "hands"}}), "cannot be read: agent 'zed' is .*, expected"),
+    (MANIFEST, edited(algorithm=1), "cannot be read: `algorithm` is 1, expected a name"),
+    (MANIFEST, edited(files={"../part": "0"}), r"damaged: \.\./part is missing"),
+    (MANIFEST, lambda file: file.write_text('{"a": 1, "a": 1}'), "cannot be read: a key stands in it twice"),
+    (MANIFEST, lambda file: file.write_text("[" * 10**5), "cannot be read: its values lie too deep"),
+    (MANIFEST, lambda file: file.write_bytes(b"\xff"), f"{MANIFEST} cannot be read"),
+    ("part/state.msgpack", Path.touch, rf"damaged: part/state\.msgpack is not in its {MANIFEST}"),
+    ("more/state.pkl", lambda file: (file.parent.mkdir(), file.touch()), r"more/state\.pkl is not in its"),
     (MANIFEST, Path.unlink, rf"has no {MANIFEST}: it was not written, or not copied, to its end"),
     (CLASS_FILE, Path.unlink, rf"damaged: {CLASS_FILE} is missing"),
 ]
@@ -195,7 +245,7 @@ DAMAGES = [
 @pytest.mark.parametrize("name, damage, words", DAMAGES)
 @pytest.mark.parametrize("check", [check_any, lambda path: verify(str(path), HERE)], ids=["any", "ours"])
 def test_damage_is_refused_with_the_file_and_a_way_out(
-    path: Path, name: str, damage: Callable[[Path], None], words: str, check: Callable[[Path], None]
+    path: Path, name: str, damage: Callable[[Path], object], words: str, check: Callable[[Path], None]
 ) -> None:
     check(path)
     damage(path / name)
@@ -275,6 +325,25 @@ def test_another_file_system(tmp_path: Path) -> None:
     assert word_of(tmp_path / "bucket" / "checkpoint") == "first"
     upload_whole("bucket/checkpoint", store, manifest(), contents("second"))
     assert word_of(tmp_path / "bucket" / "checkpoint") == "second"
+
+
+def test_an_upload_leaves_nothing_of_the_former_one_and_no_stranger_is_lost(tmp_path: Path) -> None:
+    store = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+
+    def more(directory: Path) -> None:
+        contents("first")(directory)
+        (directory / "part" / "state.msgpack").write_bytes(b"first")
+
+    upload_whole("checkpoint", store, manifest(), more)
+    upload_whole("checkpoint", store, manifest(), contents("second"))
+    assert word_of(tmp_path / "checkpoint") == "second"
+    (tmp_path / "checkpoint" / "notes.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match=r"no checkpoint's, such as notes\.txt"):
+        upload_whole("checkpoint", store, manifest(), contents("third"))
+    with pytest.raises(CheckpointError, match=r"notes\.txt is not in its"):
+        verify("checkpoint", store)
+    (tmp_path / "checkpoint" / "notes.txt").unlink()
+    assert word_of(tmp_path / "checkpoint") == "second"
 
 
 def test_an_upload_that_is_cut_off_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
