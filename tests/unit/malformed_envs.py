@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -124,6 +127,95 @@ class Slow(Sound):
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         time.sleep(60)
         raise OSError("after all this time")
+
+
+class OnePerProcess(Sound):
+    """As a simulator that is a global of its process: the second one is refused."""
+
+    made = 0
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        # The first is made, and closed, to look at its spaces.
+        if OnePerProcess.made:
+            raise RuntimeError("the simulator runs already")
+        OnePerProcess.made += 1
+
+    def close(self) -> None:
+        OnePerProcess.made -= 1
+
+
+class HangsWithTwo(OnePerProcess):
+    """The same, where the second waits for a lock in C that never comes free; no signal ends that."""
+
+    def __init__(self, config: Any = None) -> None:
+        try:
+            super().__init__()
+        except RuntimeError:
+            hang_in_c()
+
+
+class CrashesWithTwo(OnePerProcess):
+    def __init__(self, config: Any = None) -> None:
+        try:
+            super().__init__()
+        except RuntimeError:
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class Hangs(Sound):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        hang_in_c()
+
+
+class HangsWhenMade(Sound):
+    def __init__(self, config: Any = None) -> None:
+        hang_in_c()
+
+
+class SharesItsPlaces(Sound):
+    """Two copies move the same pieces."""
+
+    places: ClassVar[list[float]] = [0.0, 0.0]
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        self.places[:] = 0.0, 0.0
+        return super().reset()
+
+    def step(self, action_dict: Any) -> Any:
+        for i, agent in enumerate(self.agents):
+            self.places[i] = (self.places[i] + 0.1 * action_dict[agent]) % 1
+        return super().step(action_dict)
+
+    def _look(self) -> Any:
+        return {agent: np.array(self.places, np.float32) for agent in self.agents}
+
+
+class OwnPlaces(SharesItsPlaces):
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        self.places = [0.0, 0.0]  # type: ignore[misc]
+
+
+class DrawsFromTheGlobalGenerator(Sound):
+    """Copies take numbers from one generator, which is no harm."""
+
+    def _look(self) -> Any:
+        return {agent: np.random.uniform(-1, 1, 2).astype(np.float32) for agent in self.agents}
+
+
+class Creeps(Sound):
+    """Few steps per second."""
+
+    def step(self, action_dict: Any) -> Any:
+        time.sleep(0.05)
+        return super().step(action_dict)
+
+
+def hang_in_c() -> None:
+    library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+    for _ in range(2):
+        library.pthread_mutex_lock(mutex)
 
 
 class Alone(gym.Env):
