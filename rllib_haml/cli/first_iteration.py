@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 LONG_S = 60.0
 AIM_S = 30.0
-CHECKPOINT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -18,14 +17,14 @@ class Plan:
         processes: That sample at the same time.
         batch: Env steps of one iteration.
         learners: That share it.
-        checkpoint_frequency: In iterations; 0 for none.
+        makes_checkpoints: While it trains.
     """
 
     copies: int
     processes: int
     batch: int
     learners: int
-    checkpoint_frequency: int
+    makes_checkpoints: bool
 
 
 def first_iteration(plan: Plan, steps_per_s: float, start_s: float) -> list[str]:
@@ -78,11 +77,6 @@ def _advice(plan: Plan, rate: float, sampling_s: float, start_s: float) -> list[
             f"`num_envs_per_env_runner: 1` begins sooner: it took {duration(start_s)} until {plan.copies} "
             f"copies had been made and stepped once"
         )
-    every = plan.checkpoint_frequency
-    if every * sampling_s > CHECKPOINT_S:
-        fewer = max(1, int(CHECKPOINT_S / sampling_s))
-        lines.append(
-            f"`checkpoint_freq: {fewer}`: every {every} iterations is every "
-            f"{duration(every * sampling_s)} at least"
-        )
+    if not plan.makes_checkpoints:
+        lines.append("`checkpoint_freq: 0` left out has a checkpoint made every ten minutes")
     return lines

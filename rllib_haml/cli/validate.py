@@ -187,7 +187,7 @@ def _found(experiment: Experiment, document: Document) -> _Found:
             processes=max(1, config.num_env_runners),
             batch=config.total_train_batch_size if ours else 0,
             learners=max(1, config.num_learners),
-            checkpoint_frequency=experiment.checkpoints.get("checkpoint_frequency") or 0,
+            makes_checkpoints=bool(experiment.checkpoints.get("checkpoint_frequency")),
         ),
         evaluates_here=ours and evaluation_in_this_process(config) is not None,
     )

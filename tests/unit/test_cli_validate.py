@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from rllib_haml.cli.app import rllib
+from rllib_haml.cli.first_iteration import Plan, first_iteration
 
 validate: Any = import_module("rllib_haml.cli.validate")
 
@@ -125,11 +127,20 @@ def test_a_long_first_iteration_is_told_with_what_to_set(tmp_path: Path):
         "samples 4,000 steps in about",
         "That is long",
         "`num_env_runners: 2`",
-        "`checkpoint_freq: ",
     ):
         assert words in output
     size = int(re.findall(r"`train_batch_size_per_learner: (\d+)`", output)[0])
     assert size / rate == pytest.approx(30, rel=0.1)
+
+
+def test_copies_that_are_slow_to_make_and_no_checkpoints_are_told_too():
+    plan = Plan(copies=8, processes=1, batch=4000, learners=1, makes_checkpoints=False)
+    lines = " ".join(first_iteration(plan, steps_per_s=1000.0, start_s=90.0))
+    assert "in about 1m34s" in lines
+    assert "`num_envs_per_env_runner: 1` begins sooner" in lines
+    assert "`checkpoint_freq: 0` left out" in lines
+    assert "train_batch_size" not in lines
+    assert len(first_iteration(replace(plan, makes_checkpoints=True), 1000.0, 9.0)) == 1
 
 
 def test_control_a_short_one_is_told_without(tmp_path: Path):
