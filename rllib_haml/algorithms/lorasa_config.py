@@ -13,6 +13,7 @@ from rllib_haml.algorithms.adapter_groups import AdapterMapping, adapter_mapping
 from rllib_haml.algorithms.happo import HAPPOConfig
 from rllib_haml.algorithms.lorasa_checks import check_adapted_networks, check_lora, check_overrides
 from rllib_haml.algorithms.phase_switch import PLATEAU, PhaseSwitch
+from rllib_haml.algorithms.user_modules import refuse_what_cannot_be_adapted
 from rllib_haml.algorithms.warm_start import check_warm_start, located
 from rllib_haml.learners.lorasa import LoRASALearner
 from rllib_haml.learners.rank_adaptation import RankAdaptation
@@ -154,7 +155,7 @@ class LoRASAConfig(HAPPOConfig):
         self.make_switch()
         check_warm_start(self)
         self.make_rank_adaptation()
-        if self.adapter_mapping_fn != "agent" and self._given_mapping() is not None:
+        if self.adapter_mapping_fn != "agent" and self.given_mapping() is not None:
             raise ValueError(
                 "policy_mapping_fn and adapter_mapping_fn both say which adapter an agent has: give one."
             )
@@ -167,8 +168,7 @@ class LoRASAConfig(HAPPOConfig):
             ValueError: Also if `lora` or `critic_lora` does not fit the networks that it adapts.
         """
         super()._check_networks(team)
-        if self._rl_module_spec is None:
-            check_adapted_networks(self, team)
+        check_adapted_networks(self, team)
 
     def _check_policies(self, team: Team) -> None:
         super()._check_policies(team)
@@ -177,16 +177,17 @@ class LoRASAConfig(HAPPOConfig):
     def default_policy_mapping_fn(self) -> Callable[..., str]:
         return adapter_mapping(self.adapter_mapping_fn)
 
-    def _mapping_for(self, agents: Sequence[AgentID]) -> Callable[..., str]:
+    def mapping_for(self, agents: Sequence[AgentID]) -> Callable[..., str]:
         check_groups(self.adapter_mapping_fn, agents)
-        return super()._mapping_for(agents)
+        return super().mapping_for(agents)
 
     def resolve_team(self) -> Team:
         """As `TeamConfig`'s.
 
         Raises:
-            ValueError: Also if one network cannot read and act for all agents.
+            ValueError: Also if one network of this package's cannot read and act for all agents.
         """
+        refuse_what_cannot_be_adapted(self._rl_module_spec)
         team = super().resolve_team()
         _widest_spaces(team)
         return team

@@ -9,6 +9,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.utils import force_list
 
+from rllib_haml.algorithms.user_modules import has_own_multi_rl_module
 from rllib_haml.sampling.joint_env_runner import JointEnvRunner
 
 logger = logging.getLogger("rllib_haml")
@@ -44,7 +45,7 @@ def why_stock(config: Any) -> str | None:
             return f"add_default_connectors_to_{pipeline}_pipeline=False"
     if config.count_steps_by == "agent_steps":
         return "count_steps_by='agent_steps'"
-    if config._has_own_multi_rl_module():
+    if has_own_multi_rl_module(config._rl_module_spec):
         return "a MultiRLModule class of your own"
     for name in EPISODE_CALLBACKS:
         classes = force_list(config.callbacks_class)

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
-from functools import partial
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.connectors.learner import LearnerConnectorPipeline
 from ray.rllib.core.learner.learner_group import LearnerGroup
-from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.env.env_context import EnvContext
-from ray.rllib.policy.policy import PolicySpec
-from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
 
 from rllib_haml._typing import AgentID, NotProvided
+from rllib_haml.algorithms.find_team import decide_for_evaluation, find_team
 from rllib_haml.algorithms.training_keys import refuse_unknown
+from rllib_haml.algorithms.user_modules import (
+    as_dict,
+    common_settings,
+    has_own_multi_rl_module,
+    is_default,
+    refuse_unread_catalog,
+    spec_of,
+    specs_by_module,
+)
 from rllib_haml.envs.registry import registered_envs, resolve_env
 from rllib_haml.learners.connector import JointBatchConnector, state_images, state_size
 from rllib_haml.modules.actor import Actor
@@ -30,14 +37,15 @@ from rllib_haml.modules.encoders import flat_size
 from rllib_haml.modules.heads import make_head
 from rllib_haml.modules.model_config import ModelConfig
 from rllib_haml.modules.team import TeamModule
-from rllib_haml.sampling.make_vector import make_vector_team_env
 from rllib_haml.sampling.no_team import single_agent
-from rllib_haml.sampling.policy_mapping import DecidedMapping, check_agents, check_policies, decide
+from rllib_haml.sampling.policy_mapping import DecidedMapping
+from rllib_haml.sampling.seen import record_seen
 from rllib_haml.sampling.team import Team, TeamReward
-from rllib_haml.sampling.vector_env import VectorTeamEnv
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+logger = logging.getLogger("rllib_haml")
 
 SHARED_POLICY = "shared"
 
@@ -131,10 +139,12 @@ class TeamConfig(PPOConfig):
         Raises:
             ValueError: If `model_config` or a space does not suit the default actors.
         """
-        if self._rl_module_spec is not None:
-            return
-        model_config = ModelConfig.from_dict(_as_dict(self._model_config))
-        for agent in team.agents:
+        for agent, policy in team.module_of.items():
+            given = spec_of(self._rl_module_spec, policy)
+            refuse_unread_catalog(given, policy)
+            if not is_default(given):
+                continue
+            model_config = ModelConfig.from_dict(self.network_config() | as_dict(given.model_config))
             try:
                 flat_size(team.observation_spaces[agent])
                 make_head(team.action_spaces[agent], model_config)
@@ -160,34 +170,33 @@ class TeamConfig(PPOConfig):
             return self.team
         if isinstance(self.env, str) and self.env in gym.registry and self.env not in registered_envs():
             raise ValueError(f"environment {self.env!r} is gymnasium's. {single_agent(repr(self.env))}")
-        with self._environment() as env:
-            mapping = self._decided_mapping(env.agents)
-            self.team = Team.of(env, mapping)
-        names = list(self.team.members())
-        derived = set(self.policies) in ({DEFAULT_POLICY_ID}, self._derived_policies)
-        given = {*([] if derived else self.policies), *(_specs_of(self._rl_module_spec) or {})}
-        check_policies({*names, *given}, self.own_modules(names), self.team.module_of)
-        if derived:
-            self.multi_agent(policies={name: PolicySpec() for name in names})
-            self._derived_policies = set(names)
-        self._refuse_unknown_policies(names)
-        self.policy_mapping_fn = mapping
+        found = find_team(self)
         self._team_key = self._make_team_key()
-        return self.team
+        return found
 
-    @contextmanager
-    def _environment(self) -> Iterator[VectorTeamEnv]:
-        """One copy of it, to be looked at."""
-        context = EnvContext(self.env_config, worker_index=0)
-        env = make_vector_team_env(partial(self.env_creator(), context), 1)
-        try:
-            yield env
-        finally:
-            env.close()
+    def _decide_for_evaluation(self) -> None:
+        if self._team_key != self._make_team_key():
+            decide_for_evaluation(self)
+
+    @property
+    def changes_observations(self) -> bool:
+        """Whether connectors of the user's stand between environment and policies."""
+        return (
+            self._env_to_module_connector is not None
+            or not self.add_default_connectors_to_env_to_module_pipeline
+        )
+
+    @override(PPOConfig)
+    def build_env_to_module_connector(self, *args: Any, **kwargs: Any) -> Any:
+        pipeline = super().build_env_to_module_connector(*args, **kwargs)
+        if self.changes_observations:
+            record_seen(pipeline)
+        return pipeline
 
     def _make_team_key(self) -> tuple[Any, ...]:
-        mappings = (self._given_mapping(), self.default_policy_mapping_fn())
-        return (self.env, repr(self.env_config), sorted(self.policies, key=str), *mappings)
+        mappings = (self.given_mapping(), self.default_policy_mapping_fn())
+        connectors = (self._env_to_module_connector, self.add_default_connectors_to_env_to_module_pipeline)
+        return (self.env, repr(self.env_config), sorted(self.policies, key=str), *mappings, *connectors)
 
     def own_modules(self, policies: Iterable[str]) -> list[str]:
         """The modules beside these policies, which no policy can be called like."""
@@ -197,55 +206,24 @@ class TeamConfig(PPOConfig):
         """Which policy each agent follows if the user does not say it."""
         return policy_of_agent
 
-    def _mapping_for(self, agents: Sequence[AgentID]) -> Callable[..., str]:
+    def mapping_for(self, agents: Sequence[AgentID]) -> Callable[..., str]:
         """The default one, which may look at the environment's agents."""
         return self.default_policy_mapping_fn()
 
-    def _given_mapping(self) -> Callable[..., Any] | None:
+    def given_mapping(self) -> Callable[..., Any] | None:
         """The user's own policy mapping, or None."""
         mapping = self.policy_mapping_fn
         given = mapping.given if isinstance(mapping, DecidedMapping) else mapping
         not_given = (self.DEFAULT_POLICY_MAPPING_FN, policy_of_agent, shared_policy)
         return None if given in not_given else given
 
-    def _decided_mapping(self, agents: Sequence[AgentID]) -> DecidedMapping:
-        """Who follows which policy, from now on and everywhere.
-
-        Raises:
-            ValueError: See `decide` and `check_agents`.
-        """
-        check_agents(agents)
-        given = self._given_mapping()
-        key = "policy_mapping_fn" if given else self.default_mapping_key
-        return DecidedMapping(decide(given or self._mapping_for(agents), agents, key), given)
-
-    def _decide_for_evaluation(self) -> None:
-        """Evaluation may have another environment, and another mapping to the policies that are trained.
-
-        Raises:
-            ValueError: As in `resolve_team`.
-        """
-        if self._team_key == self._make_team_key():
-            return
-        with self._environment() as env:
-            mapping = self._decided_mapping(env.agents)
-        self._refuse_unknown_policies(set(mapping.module_of.values()))
-        self.policy_mapping_fn = mapping
-
-    def _refuse_unknown_policies(self, names: Iterable[str]) -> None:
-        if unknown := set(names) - set(self.policies):
-            raise ValueError(
-                f"policy_mapping_fn names {sorted(unknown)}, but `policies` are {sorted(self.policies)}. "
-                f"Leave both unset for one policy per agent."
-            )
-
     @override(PPOConfig)
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         return RLModuleSpec(module_class=Actor)
 
     def network_config(self) -> dict[str, Any]:
-        """`model_config` as the user gave it."""
-        return _as_dict(self._model_config)
+        """`model_config` as the user gave it, to all modules."""
+        return as_dict(self._model_config) | common_settings(self._rl_module_spec)
 
     def acting_modules(self) -> list[str]:
         """The modules that env runners need, and are sent after each update."""
@@ -268,21 +246,19 @@ class TeamConfig(PPOConfig):
             env=None, spaces=spaces, inference_only=inference_only, **kwargs
         )
         own = self.network_config()
-        for module_spec in (spec.rl_module_specs or {}).values():
-            if module_spec.module_class is not Actor:
-                module_spec.model_config = {"vf_share_layers": False} | _as_dict(module_spec.model_config)
-            elif is_dataclass(self._model_config):
-                module_spec.model_config = own
-        if not self._has_own_multi_rl_module():
+        for name, module_spec in specs_by_module(spec).items():
+            given = spec_of(self._rl_module_spec, name)
+            if is_default(given):
+                module_spec.model_config = own | as_dict(given.model_config)
+            else:
+                module_spec.model_config = {"vf_share_layers": False} | as_dict(module_spec.model_config)
+            if given.module_class is None and given.catalog_class is not None:
+                module_spec.module_class = DefaultPPOTorchRLModule  # as in PPO: it reads the catalog
+        if not has_own_multi_rl_module(self._rl_module_spec):
             spec.multi_rl_module_class = TeamModule
         if not inference_only:
             spec.add_modules(self.critic_specs(team, own))
         return spec
-
-    def _has_own_multi_rl_module(self) -> bool:
-        spec = self._rl_module_spec
-        stock = (MultiRLModule, TeamModule)
-        return isinstance(spec, MultiRLModuleSpec) and spec.multi_rl_module_class not in stock
 
     def critic_specs(self, team: Team, model_config: dict[str, Any]) -> dict[str, RLModuleSpec]:
         """The critics by name: one, on the environment's state or the joint observation."""
@@ -329,16 +305,3 @@ class TeamConfig(PPOConfig):
                 f"num_gpus_per_learner={self.num_gpus_per_learner}, but torch on the node that Ray chose for "
                 f"the learner is a build without CUDA: install one with CUDA there, or set it to 0."
             ) from error
-
-
-def _specs_of(spec: Any) -> dict[str, RLModuleSpec] | None:
-    """The user's specs by module, where there are several."""
-    return spec.rl_module_specs if isinstance(spec, MultiRLModuleSpec) else None
-
-
-def _as_dict(model_config: Any) -> dict[str, Any]:
-    """A `model_config` as the user meant it: of a dataclass, the fields that differ from its defaults."""
-    if model_config is None or isinstance(model_config, Mapping):
-        return dict(model_config or {})
-    defaults = asdict(type(model_config)())
-    return {k: v for k, v in asdict(model_config).items() if v != defaults[k]}

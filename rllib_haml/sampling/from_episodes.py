@@ -16,6 +16,7 @@ from rllib_haml._typing import AgentID
 from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.masks import MaskCheck, nothing_allowed
 from rllib_haml.sampling.outcomes import outcome_of
+from rllib_haml.sampling.seen import SEEN, Seen
 from rllib_haml.sampling.spaces import as_float32, holds_action_mask, zeros
 from rllib_haml.sampling.team import Team
 
@@ -45,6 +46,8 @@ def as_fragments(samples: Sequence[Any], config: Any) -> list[JointFragment]:
 
 def from_episode(episode: MultiAgentEpisode, team: Team, source: tuple[int, int]) -> JointFragment:
     """One chunk of an episode in which all agents act at the same time.
+
+    Observations are those that policies saw, where connectors of the user's change them (`RecordSeen`).
 
     On a time limit RLlib sets both end flags of every agent; both therefore mean a time limit, unless the
     agents' infos say `terminal: True`. Of an agent that joins in the last row of a cut chunk RLlib keeps
@@ -131,6 +134,7 @@ class _AgentRows:
 
     def __init__(self, episode: MultiAgentEpisode, agent: AgentID, length: int, terminated: bool):
         self.length = length
+        self._seen: Seen | None = episode.custom_data.get(SEEN)
         self._agent = episode.agent_episodes.get(agent)
         if agent in episode._hanging_actions_end:
             raise unanswered(agent)
@@ -164,7 +168,12 @@ class _AgentRows:
         wanted = as_float32(space)
         if self._agent is None:
             return zeros(wanted, self.length + 1)
-        seen = [self._agent.get_observations(k) for k in range(len(self._rows) + 1)]
+        count = len(self._rows) + 1
+        if self._seen is None:
+            seen = [self._agent.get_observations(k) for k in range(count)]
+        else:
+            started = self._agent.t_started
+            seen = self._seen.of(self._agent.agent_id, range(started, started + count))
         return tree.map_structure(fill, _batched(wanted, seen))
 
     def actions(self, space: spaces.Space) -> Any:

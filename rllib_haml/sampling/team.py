@@ -21,7 +21,7 @@ class Team:
 
     Attributes:
         agents: All agents that can ever appear.
-        observation_spaces, action_spaces: One of each per agent.
+        observation_spaces, action_spaces: One of each per agent, as its policy reads and acts.
         state_space: Of the environment's global state, or None.
         module_of: Each agent's policy.
     """
@@ -33,15 +33,24 @@ class Team:
     module_of: Mapping[AgentID, str]
 
     @classmethod
-    def of(cls, env: VectorTeamEnv, policy_mapping_fn: Callable[..., str] | None = None) -> Team:
+    def of(
+        cls,
+        env: VectorTeamEnv,
+        policy_mapping_fn: Callable[..., str] | None = None,
+        observation_spaces: Mapping[AgentID, gym.Space] | None = None,
+    ) -> Team:
         """Reads the team from an environment; without a mapping, each agent has a policy of its own.
+
+        Args:
+            observation_spaces: What policies see, if it is not what the environment gives.
 
         Raises:
             ValueError: Agents that share a policy have different spaces.
         """
         mapping = policy_mapping_fn or (lambda agent, episode, **kwargs: str(agent))
         module_of = {agent: mapping(agent, None) for agent in env.agents}
-        team = cls(env.agents, env.observation_spaces, env.action_spaces, env.state_space, module_of)
+        seen = observation_spaces or env.observation_spaces
+        team = cls(env.agents, seen, env.action_spaces, env.state_space, module_of)
         for module_id, (first, *others) in team.members().items():
             for other in others:
                 team._check_same_spaces(module_id, first, other)
