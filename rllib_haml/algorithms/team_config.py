@@ -188,7 +188,7 @@ class TeamConfig(PPOConfig):
 
     @override(PPOConfig)
     def build_env_to_module_connector(self, *args: Any, **kwargs: Any) -> Any:
-        pipeline = super().build_env_to_module_connector(*args, **kwargs)
+        pipeline: Any = super().build_env_to_module_connector(*args, **kwargs)
         if self.changes_observations:
             record_seen(pipeline)
         return pipeline
