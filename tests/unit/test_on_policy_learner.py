@@ -38,16 +38,16 @@ def make_learner(**training: Any) -> Any:
         "lr": 1e-2,
         "critic_lr": 1e-2,
     }
-    policies_to_train = training.pop("policies_to_train", None)
+    of_agents = ("policies_to_train", "algorithm_config_overrides_per_module")
+    multi_agent = {key: training.pop(key) for key in of_agents if key in training}
     config = (
         HAPPOConfig()
         .environment("scripted_learner")
         .training(**settings | training)
         .rl_module(model_config={"fcnet_hiddens": [8]})
+        .multi_agent(**multi_agent)
         .debugging(seed=1)
     )
-    if policies_to_train is not None:
-        config.multi_agent(policies_to_train=policies_to_train)
     config.validate()
     torch.manual_seed(0)
     return config.build_learner()
@@ -188,12 +188,13 @@ def moved(learner: Any, before: dict[str, Tensor]) -> set[str]:
 
 
 def test_an_update_moves_the_trained_policies_and_the_critic() -> None:
-    for to_train, expected in ((None, {"scout", "carrier", "anchor"}), (["carrier"], {"carrier"})):
+    names = ["scout", "carrier", "anchor"]
+    for to_train in (names, ["carrier"]):
         learner = make_learner(policies_to_train=to_train)
         before = weights(learner)
         learner._update(columns_of(learner, fragments(learner.config.team)))
         learner.fit_critics()
-        assert moved(learner, before) == expected | {"critic"}
+        assert moved(learner, before) == {*to_train, "critic"}
 
 
 def test_rows_in_which_nobody_acts_move_the_critic_alone() -> None:
@@ -264,3 +265,61 @@ def test_a_rank_without_rows_joins_every_collective_and_ends_with_equal_weights(
 def test_the_learners_objective_is_the_sweeps() -> None:
     with pytest.raises(NotImplementedError, match="_update"):
         OnPolicyTeamLearner.compute_loss_for_module(object())  # pyright: ignore[reportArgumentType]
+
+
+def test_an_adaptive_drift_hears_the_mean_kl_of_what_its_policy_does() -> None:
+    """KL(before ‖ after) in nats over the rows in which the agent acted, a loop over its distributions."""
+    learner = make_learner(drift={"type": "rllib_haml.algorithms.hakl:AdaptiveKLDrift"})
+    told: dict[str, float] = {}
+    for name, drift in learner._drifts.items():
+        drift.adapt = lambda kl, name=name: told.update({name: kl})
+    batch = columns_of(learner, fragments(learner.config.team, present=0.6))
+
+    def distributions(name: str) -> np.ndarray:
+        with torch.no_grad():
+            out = learner.module[name].forward_train({"obs": batch[name]["obs"].flatten(0, 1).float()})
+        return out["action_dist_inputs"].double().numpy()
+
+    before = {name: distributions(name) for name in learner._drifts}
+    learner._update(batch)
+    for name in learner._drifts:
+        acted = batch[name]["active"].flatten().numpy()
+        both = zip(before[name][acted], distributions(name)[acted], strict=True)
+        kls = [gaussian_kl(p, q) if name == "carrier" else categorical_kl(p, q) for p, q in both]
+        assert 0 < len(kls) < sum(LENGTHS)
+        assert told[name] == pytest.approx(np.mean(kls), rel=1e-3)
+
+
+def categorical_kl(p: np.ndarray, q: np.ndarray) -> float:
+    p, q = (np.exp(x) / np.exp(x).sum() for x in (p, q))
+    return float((p * np.log(p / q)).sum())
+
+
+def gaussian_kl(p: np.ndarray, q: np.ndarray) -> float:
+    (m, s), (n, t) = p.reshape(2, -1), q.reshape(2, -1)
+    return float((t - s + (np.exp(2 * s) + (m - n) ** 2) / (2 * np.exp(2 * t)) - 0.5).sum())
+
+
+def test_the_entropy_bonus_follows_its_schedule() -> None:
+    """By the env steps sampled so far, and each policy by its own schedule."""
+    learner = make_learner(
+        entropy_coeff=[[0, 0.4], [100, 0.0]],
+        algorithm_config_overrides_per_module={"carrier": {"entropy_coeff": [[0, 0.1], [200, 0.3]]}},
+    )
+    batch = columns_of(learner, fragments(learner.config.team))
+    for steps, team, carrier in ((0, 0.4, 0.1), (25, 0.3, 0.125), (50, 0.2, 0.15), (1000, 0.0, 0.3)):
+        learner.before_gradient_based_update(timesteps={"num_env_steps_sampled_lifetime": steps})
+        learner._update(batch)
+        for name, expected in {"scout": team, "carrier": carrier, "anchor": team}.items():
+            assert float(learner.metrics.peek((name, "entropy_coeff"))) == pytest.approx(expected)
+
+
+def test_the_entropy_bonus_raises_entropy() -> None:
+    """The scheduled weight reaches the update: the same batch with and without it."""
+    entropies = []
+    for schedule in ([[0, 0.0], [10, 5.0]], [[0, 5.0], [10, 0.0]]):
+        learner = make_learner(entropy_coeff=schedule, num_epochs=10)
+        learner.before_gradient_based_update(timesteps={"num_env_steps_sampled_lifetime": 10})
+        learner._update(columns_of(learner, fragments(learner.config.team)))
+        entropies.append(float(learner.metrics.peek(("anchor", "entropy"))))
+    assert entropies[0] > entropies[1] + 0.01
