@@ -24,6 +24,7 @@ from rllib_haml.haml import (
     SquashedGaussian,
     check_drift,
 )
+from rllib_haml.haml.families import MASKED_LOGIT
 from rllib_haml.haml.products import Shaped
 
 FAMILIES = [
@@ -185,3 +186,69 @@ def test_wrong_shapes_and_families_are_named() -> None:
         check_drift(lambda move: move.ratio.mean())
     with pytest.raises(TypeError, match=r"Cannot integrate.*Stranger"):
         check_drift(NoDrift(), [Stranger(2)])  # type: ignore[list-item]
+
+
+@dataclass
+class Scaled:
+    """A drift in another unit."""
+
+    drift: Drift
+    by: float
+
+    def __call__(self, move: Move) -> Tensor:
+        return self.by * self.drift(move)
+
+
+@pytest.mark.parametrize("by", [1e-7, 1e7])
+@pytest.mark.parametrize("drift, condition", OTHERS, ids=[type(drift).__name__ for drift, _ in OTHERS])
+def test_the_unit_of_the_reward_does_not_matter(drift: Drift, condition: str, by: float) -> None:
+    family = Product([Categorical(3), Gaussian(1)])
+    plain, scaled = check_drift(drift, [family], states=4), check_drift(Scaled(drift, by), [family], states=4)
+    assert scaled.condition == condition
+    assert scaled.worst == pytest.approx(plain.worst, rel=1e-3)
+    assert check_drift(Scaled(KLDrift(1.0), by), [family], states=4).holds
+
+
+@dataclass
+class OnlyIf:
+    """Wrong where `some` of the present policies' choices are forbidden, or where some are not."""
+
+    forbidden: bool
+
+    def __call__(self, move: Move) -> Tensor:
+        masked = (move.present == MASKED_LOGIT).any(-1)
+        return torch.where(masked == self.forbidden, 1.0, 0.0) * (move.ratio - 1)
+
+
+MASKABLE = [Categorical(4), MultiCategorical([2, 3]), Shaped(MultiCategorical([2, 2]), (2, 1))]
+
+
+@pytest.mark.parametrize("forbidden", [False, True])
+@pytest.mark.parametrize("family", [*MASKABLE, Product([Gaussian(1), Categorical(4)])], ids=repr)
+def test_it_looks_with_and_without_masks(family: ActionFamily, forbidden: bool) -> None:
+    """Of every state's choices at least one is left."""
+    seen: list[Tensor] = []
+
+    def drift(move: Move) -> Tensor:
+        assert torch.isfinite(move.ratio).all()
+        seen.append((move.present == MASKED_LOGIT).any(-1))
+        return KLDrift(1.0)(move) + OnlyIf(forbidden)(move) * move.advantage
+
+    assert not check_drift(drift, [family], states=6).holds
+    assert torch.stack([masked.any() for masked in seen]).unique().tolist() == [False, True]
+
+
+def test_nothing_but_the_seed_decides() -> None:
+    """Not torch's own generator: places, masks, M and policies are drawn from the seed."""
+
+    class ByPlace(TotalVariation):
+        def __call__(self, move: Move) -> Tensor:
+            return super().__call__(move) * move.place * move.m.abs()
+
+    family = Product([Categorical(3), Gaussian(1)])
+    found = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        found.append(check_drift(ByPlace(), [family], states=2).worst)
+    assert found[0] == found[1]
+    assert torch.initial_seed() == 2

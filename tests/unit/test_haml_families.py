@@ -275,3 +275,54 @@ def test_a_table_of_numbers_is_a_vector_in_another_shape(shape: tuple[int, ...])
     torch.testing.assert_close(family.log_prob(members, drawn), logp)
     in_time = family.log_prob(members.view(1, ROWS, -1), drawn.view(1, ROWS, *shape))
     torch.testing.assert_close(in_time, logp[None])
+
+
+EVERY = FINITE | {
+    "gaussian": Gaussian(2),
+    "squashed": SquashedGaussian(2),
+    "nested numbers": Product({"a": Gaussian(1), "b": Product([Categorical(3), SquashedGaussian(2)])}),
+    "table of numbers": Shaped(Gaussian(4), (2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_draws_come_from_the_given_generator_alone(name: str) -> None:
+    family = EVERY[name]
+    members = parameters(family).repeat(20, 1)
+    held = torch.get_rng_state()
+    draws = [family.sample(members, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(torch.get_rng_state(), held)
+    first, again, other = (tree.flatten(drawn) for drawn in draws)
+    assert all(map(torch.equal, first, again))
+    assert not all(map(torch.equal, first, other)), "control: the seed matters"
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_leading_dimensions_are_free(name: str) -> None:
+    """(2, 3) members at once give what the six give in a row."""
+    family = EVERY[name]
+    here, there = (torch.cat([parameters(family, s), parameters(family, s + 2)])[:6] for s in (0, 1))
+    mask = torch.rand(6, family.mask_size, generator=torch.Generator().manual_seed(5)) < 0.9
+    action = family.sample(here, torch.Generator().manual_seed(0))[0]
+
+    def figures(*shape: int) -> list[Tensor]:
+        p, q, m = (x.view(*shape, -1) for x in (here, there, mask))
+        taken = tree.map_structure(lambda x: x.view(*shape, *x.shape[1:]), action)
+        drawn, drawn_logp = family.sample(p, torch.Generator().manual_seed(0))
+        mode, mode_logp = family.mode(p)
+        numbers = [family.log_prob(p, taken), family.entropy(p), family.kl(p, q), drawn_logp, mode_logp]
+        assert {x.shape for x in numbers} == {shape}
+        found = [*numbers, family.masked(p, m), *tree.flatten(drawn), *tree.flatten(mode)]
+        return [x.flatten(0, len(shape) - 1) for x in found]
+
+    for at_once, in_a_row in zip(figures(2, 3), figures(6), strict=True):
+        torch.testing.assert_close(at_once, in_a_row)
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_the_mode_of_numbers_is_their_mean(dim: int) -> None:
+    members = parameters(Gaussian(dim))
+    mode, logp = Gaussian(dim).mode(members)
+    assert torch.equal(mode, members[:, :dim])
+    highest = -(members[:, dim:] + 0.5 * math.log(2 * math.pi)).sum(-1)
+    torch.testing.assert_close(logp, highest)

@@ -26,7 +26,7 @@ GAMMA, LAMBDA = 0.9, 0.8
 LENGTHS = (5, 1, 8, 3)
 
 
-def make_learner(**training: Any) -> Any:
+def make_learner(model: dict[str, Any] | None = None, seed: int | None = 1, **training: Any) -> Any:
     register_env("scripted_learner", lambda env_config: ScriptedMultiAgentEnv(equal_rewards=True))
     settings: dict[str, Any] = {
         "gamma": GAMMA,
@@ -44,9 +44,9 @@ def make_learner(**training: Any) -> Any:
         HAPPOConfig()
         .environment("scripted_learner")
         .training(**settings | training)
-        .rl_module(model_config={"fcnet_hiddens": [8]})
+        .rl_module(model_config={"fcnet_hiddens": [8]} | (model or {}))
         .multi_agent(**multi_agent)
-        .debugging(seed=1)
+        .debugging(seed=seed)
     )
     config.validate()
     torch.manual_seed(0)
