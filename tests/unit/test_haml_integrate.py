@@ -72,6 +72,12 @@ def test_discrete_actions_are_enumerated() -> None:
     assert apart(log_weight.exp().sum(-1), 1.0) < 1e-12
 
 
+def test_switches_are_off_or_on() -> None:
+    actions, _ = nodes(Bernoulli(2), member(Bernoulli(2)))
+    assert actions.dtype == torch.int8
+    assert actions[0].tolist() == actions[-1].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+
+
 def test_gaussian_moments() -> None:
     """E x = μ, E (x − μ)² = σ², E (x − μ)⁴ = 3 σ⁴, each dimension by itself."""
     parameters = member(Gaussian(2))

@@ -11,6 +11,7 @@ import torch
 import tree
 from fragments import MASKED, STATE_SPACE, TEAM, make_fragment
 from gymnasium import spaces
+from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
 from ray.rllib.core.columns import Columns
 
 from rllib_haml.learners.batch import ACTIVE, JointBatch
@@ -152,6 +153,16 @@ def test_columns_by_fragment_are_time_major_and_padded() -> None:
     assert torch.equal(batch.columns_by_fragment(batch.rows_of(columns))[0], columns)
 
 
+@pytest.mark.parametrize("max_seq_len", [1, 3, 100])
+def test_units_are_numbered_over_all_fragments(max_seq_len: int) -> None:
+    expected, unit = [], -1
+    for n in LENGTHS:
+        for t in range(n):
+            unit += t % max_seq_len == 0
+            expected.append(unit)
+    assert joined(fragments())[0].units(max_seq_len).tolist() == expected
+
+
 @pytest.mark.parametrize("team", [TEAM, WITH_STATE], ids=["joint observation", "state"])
 def test_a_learner_without_fragments_has_columns_of_the_same_shape(team: Team) -> None:
     empty, columns = joined([], team)
@@ -166,6 +177,15 @@ def test_a_learner_without_fragments_has_columns_of_the_same_shape(team: Team) -
     assert padded.shape == filled.shape == (0, 0)
     assert empty.rows_of(padded).shape == (0,)
     assert full.reward.shape == (sum(LENGTHS),)
+
+
+def test_it_is_a_piece_of_rllibs_pipeline() -> None:
+    connector = JointBatchConnector(TEAM, "shared", "cpu", "arena")
+    pipeline = ConnectorPipelineV2(TEAM.observation_spaces["zed"], TEAM.action_spaces["zed"], connectors=[])
+    pipeline.append(connector)
+    assert connector.input_observation_space == TEAM.observation_spaces["zed"]
+    columns = pipeline(rl_module=None, batch={}, episodes=fragments(), explore=None)
+    torch.testing.assert_close(JointBatch.of(columns).states, joined(fragments())[0].states)
 
 
 def test_only_fragments_are_taken() -> None:

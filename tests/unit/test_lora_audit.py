@@ -126,9 +126,42 @@ def test_metrics_are_means_over_agents_or_pairs() -> None:
     assert metrics["adapter_cosine"] == pytest.approx(np.mean(known))
     assert metrics["adapter_relative_norm"] == pytest.approx(audit.relative_norm.mean())
     assert metrics["adapter_trainable"] == audit.trainable.mean()
+    assert metrics["adapter_stored_bytes"] == 4 * audit.trainable.mean()
+    assert metrics["adapter_rank"] == pytest.approx(np.mean([2, 1, 2, 2]))
     assert all(type(value) is float and np.isfinite(value) for value in metrics.values())
     alone = audit_on({"a": agents["a"]}).metrics()
     assert set(metrics) - set(alone) == {"adapter_divergence", "adapter_cosine"}
+
+
+def test_an_agents_own_figures_are_means_over_its_layers_and_the_others() -> None:
+    agents = team("discrete")
+    audit = audit_on(agents)
+    divergence = audit.divergence
+    assert divergence is not None
+    for i, (name, figures) in enumerate(audit.by_agent().items()):
+        others = [j for j in range(4) if j != i]
+        expected = {
+            "adapter_relative_norm": audit.relative_norm[i].mean(),
+            "adapter_relative_norm_max": max(audit.relative_norm[i]),
+            "adapter_rank": 1 if name == "b" else 2,
+            "adapter_trainable": audit.trainable[i],
+            "adapter_stored_bytes": 4 * audit.trainable[i],
+            "adapter_divergence": divergence[i, others].mean(),
+        }
+        if name != "new":
+            expected["adapter_cosine"] = np.mean([audit.cosine[i, j] for j in others if j != 3])
+        assert expected == pytest.approx({key: figures[key] for key in expected})
+        assert set(figures) - set(expected) == ({"adapter_stable_rank"} if name != "new" else set())
+        assert expected["adapter_relative_norm_max"] > expected["adapter_relative_norm"] or name == "new"
+
+
+def test_adapters_of_no_matrix_have_figures_too() -> None:
+    """Of the standard deviation alone: no layer, no rank, and the largest of no norms is 0."""
+    adapter = learnt(make_actor(), target_modules=[], modules_to_save=[], adapt_log_std=True)
+    audit = audit_adapters({"a": adapter})
+    assert audit.layers == ()
+    expected = {"adapter_relative_norm_max": 0.0, "adapter_trainable": 3.0, "adapter_stored_bytes": 12.0}
+    assert audit.by_agent()["a"] == expected
 
 
 def test_the_table_has_a_line_for_each_agent() -> None:

@@ -19,6 +19,7 @@ from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.adapter import BACKBONE, Adapter
 from rllib_haml.modules.adapter_drift import audit_adapters
 from rllib_haml.modules.adapter_files import export_adapter, import_adapter
+from rllib_haml.modules.adapter_fit import trimmed
 from rllib_haml.modules.leading import is_leading, leading, widest
 from rllib_haml.modules.lora_config import LoRAConfig
 from rllib_haml.modules.team import TeamModule
@@ -246,6 +247,21 @@ def test_the_audit_compares_them_as_differences_of_the_backbone() -> None:
         vectors.append(np.concatenate(parts))
     unit = np.stack([v / np.linalg.norm(v) for v in vectors])
     np.testing.assert_allclose(audit.cosine, unit @ unit.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("train_backbone", [False, True])
+@pytest.mark.parametrize("i", [0, 1, 2])
+def test_what_is_trimmed_has_the_same_spaces_and_settings(i: int, train_backbone: bool) -> None:
+    made = adapter(whole("discrete"), i, train_backbone=train_backbone)
+    target = made.lora.targets[1]
+    made.lora.truncate(target, 1)
+    small = trimmed(made)
+    assert small is not made
+    assert (small.observation_space, small.action_space) == (made.observation_space, made.action_space)
+    assert small.train_backbone == train_backbone
+    assert {t.name: t.rank for t in small.lora.targets}[target.name] == 1
+    batch = {Columns.OBS: torch.rand(4, OBS_WIDTHS[i])}
+    torch.testing.assert_close(outputs(small, batch), outputs(made, batch))
 
 
 def test_joining_agents_take_over_only_what_fits() -> None:

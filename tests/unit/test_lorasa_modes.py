@@ -203,3 +203,14 @@ def test_a_budget_that_is_too_small_is_refused_when_built(trained: list[str] | N
     Run(trained=trained, lora={"r": 2}, adapt_rank={"budget": enough})
     with pytest.raises(ValueError, match=f"take {enough} parameters"):
         Run(trained=trained, lora={"r": 2}, adapt_rank={"budget": enough - 1})
+
+
+@pytest.mark.parametrize("mode", ["frozen", "joint"])
+def test_nothing_is_made_on_the_default_device(mode: str) -> None:
+    """But where the adapters lie: nothing can be computed on the one that is set here."""
+    run = Run(mode, update_scheme="simultaneous", lora={"r": 2}, adapt_rank={"energy": 0.1, "every": 1})
+    run.learner.begin_adapters()
+    with torch.device("meta"):
+        assert set(TEAM) <= run.update()
+    assert run.ranks() == {1}
+    assert all(value.isfinite().all() for value in run.weights().values())

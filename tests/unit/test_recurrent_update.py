@@ -9,7 +9,7 @@ import pytest
 import torch
 from fake_envs import NAMES
 from fragments import make_fragment
-from test_on_policy_learner import make_learner, weights
+from test_on_policy_learner import make_learner, moved, weights
 
 from rllib_haml.learners.batch import JointBatch
 from rllib_haml.learners.connector import JointBatchConnector
@@ -99,3 +99,15 @@ def test_the_weight_of_a_penalty_is_handed_on() -> None:
     assert results == [dict.fromkeys(NAMES, 4.0), dict.fromkeys(NAMES, 4.0), dict.fromkeys(NAMES, 2.0)]
     assert "drifts" not in first.get_state(inference_only=True)
     assert "drifts" in first.get_state()
+
+
+def test_nothing_is_made_on_the_default_device() -> None:
+    """But where the module lies: nothing can be computed on the one that is set here."""
+    learner = make_learner(GRU, num_epochs=1)
+    batch = batch_of(learner, fragments(learner.config.team))
+    before = weights(learner)
+    with torch.device("meta"):
+        learner._update(batch)
+        learner.fit_critics()
+    assert all(value.isfinite().all() for value in weights(learner).values())
+    assert moved(learner, before) == {*NAMES, "critic"}
