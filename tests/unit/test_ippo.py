@@ -93,6 +93,15 @@ def test_the_teams_bound_is_the_sum_over_all_agents() -> None:
     assert min(bounds) > whole, "control: it is no single one's"
 
 
+def test_every_policys_loss_is_returned() -> None:
+    made = learner(IPPOConfig())
+    fragments = [make_fragment(6, i, team=made.config.team, source=(0, i)) for i in range(2)]
+    columns = made.config.build_learner_connector(None, None)[0](rl_module=None, batch={}, episodes=fragments)
+    _, losses, _ = made._update(columns)
+    assert set(losses) == set(NAMES)
+    assert len({float(loss) for loss in losses.values()}) == len(NAMES)
+
+
 def test_policies_draw_minibatches_of_their_own() -> None:
     rows = JointRows.whole(20)
     first, second = (next(iter(rows.minibatches(5, 1, 2, name, 0))).tolist() for name in ("scout", "carrier"))
