@@ -23,12 +23,14 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.typing import ResultDict, StateDict
 from ray.tune.result import SHOULD_CHECKPOINT
 
+from rllib_haml.algorithms.evaluation import WholeEpisodes
 from rllib_haml.algorithms.every_learner import on_every_learner
 from rllib_haml.algorithms.haml_config import HAMLConfig
 from rllib_haml.algorithms.placement import check_placement
 from rllib_haml.algorithms.skip_watch import SkipWatch
 from rllib_haml.checkpoints.whole import WholeCheckpoints
 from rllib_haml.envs.registry import resolve_env
+from rllib_haml.sampling.construction import constructors_errors_first, raise_constructor_error
 from rllib_haml.sampling.finite_fragments import check_fragments
 from rllib_haml.sampling.fragment import JointTrainingData, in_batch_order, reunited
 from rllib_haml.sampling.parallel import BatchSampler
@@ -43,7 +45,7 @@ NUM_ENV_RUNNER_RESTARTS_LIFETIME = "num_env_runner_restarts_lifetime"
 NUM_HEALTHY_ENV_RUNNERS = "num_healthy_env_runners"
 
 
-class HAML(WholeCheckpoints, PPO):
+class HAML(WholeCheckpoints, WholeEpisodes, PPO):
     """Samples joint fragments, sweeps over the policies, sends the actors' weights back."""
 
     # A `HAMLConfig`; RLlib's annotations admit any config, and None for the groups.
@@ -68,7 +70,11 @@ class HAML(WholeCheckpoints, PPO):
         self._team_returns = TeamReturns(
             self.config.metrics_num_episodes_for_smoothing, self.config.team_reward, str(self.config.env)
         )
-        super().setup(config)
+        with constructors_errors_first():
+            super().setup(config)
+        if not self.config.ignore_env_runner_failures:
+            raise_constructor_error(self.env_runner_group)
+            raise_constructor_error(self.eval_env_runner_group)
         self.sampler = BatchSampler(
             self.env_runner_group, self.config, lambda: self.restore_env_runners(self.env_runner_group)
         )

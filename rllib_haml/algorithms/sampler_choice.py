@@ -30,7 +30,11 @@ def choose_env_runner(config: Any) -> type:
     reason = why_stock(config)
     if reason is None:
         return JointEnvRunner
-    logger.warning("Sampling with RLlib's MultiAgentEnvRunner, several times slower: %s.", reason)
+    logger.warning(
+        "Sampling with RLlib's MultiAgentEnvRunner, several times slower: %s. With several sub-environments, "
+        "evaluation and batch_mode='complete_episodes' take the first episodes to end there: short ones.",
+        reason,
+    )
     return MultiAgentEnvRunner
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -21,13 +22,14 @@ from rllib_haml.sampling.finite import check_finite
 from rllib_haml.sampling.fragment import JointFragment, joined
 from rllib_haml.sampling.make_vector import make_vector_team_env
 from rllib_haml.sampling.masks import MaskCheck
-from rllib_haml.sampling.metrics import EpisodeMetrics, smoothing_window
+from rllib_haml.sampling.metrics import EpisodeMetrics
 from rllib_haml.sampling.random_actions import uniform_actions
 from rllib_haml.sampling.recorder import Recorder
 from rllib_haml.sampling.restarts import Restarts
 from rllib_haml.sampling.resumable import ResumableEnvRunner
 from rllib_haml.sampling.stall_guard import StallGuard
 from rllib_haml.sampling.team import Team
+from rllib_haml.sampling.tickets import Tickets
 from rllib_haml.sampling.vector_env import TeamStep
 from rllib_haml.sampling.vector_view import TeamVectorView
 
@@ -66,15 +68,7 @@ class JointEnvRunner(ResumableEnvRunner):
             self._generator.seed()
         else:
             self._generator.manual_seed(self._seed)
-        window = smoothing_window(self.config.metrics_num_episodes_for_smoothing, self.config.num_env_runners)
-        self._episodes = EpisodeMetrics(
-            team,
-            env.num_envs,
-            self.config.team_reward,
-            str(self.config.env),
-            window,
-            evaluates=self.config.in_evaluation,
-        )
+        self._episodes = EpisodeMetrics(team, env.num_envs)
         self._started, self._needs_initial_reset = False, True
         make_callback(
             "on_environment_created",
@@ -168,16 +162,16 @@ class JointEnvRunner(ResumableEnvRunner):
         return bytes(draw.tolist())
 
     def _roll(
-        self, length: int, explore: bool, random_actions: bool, stop_after: int | None = None
+        self, length: int, explore: bool, random_actions: bool, tickets: Tickets | None = None
     ) -> list[JointFragment]:
-        """`length` joint steps in every sub-environment, or until `stop_after` episodes have ended."""
+        """`length` joint steps in every sub-environment; with `tickets`, until all of those are spent."""
         assert self.env is not None
         fragments: list[JointFragment | None] = []
         recorder: Recorder | None = None
-        ended = 0
         self._actor_states.begin_fragments()
         for _ in range(length):
-            action = self._random_action() if random_actions else self._act(explore)
+            idle = self._over()
+            action = self._random_action() if random_actions else self._act(explore, idle)
             if recorder is None:
                 recorder = Recorder(length, self._now, action)
             recorder.see(self._now)
@@ -186,32 +180,37 @@ class JointEnvRunner(ResumableEnvRunner):
             fault = self._take(self.env.team.step, self._to_env(action.actions))
             recorder.reward(self._now.reward)
             self._mend(fault, recorder)
-            done = self._now.terminated | self._now.truncated
-            if done.any():
-                rows = np.flatnonzero(done).tolist()
+            ended = self._over() & ~idle
+            if ended.any():
+                rows = np.flatnonzero(ended).tolist()
                 fragments += [self._cut(recorder, e) for e in rows]
-                self._mend(self._reset(rows, [None] * len(rows)), recorder)
-                ended += len(rows)
-                if stop_after is not None and ended >= stop_after:
+                if tickets is not None:
+                    rows = tickets.spent(rows, self._episodes.ids)
+                if rows:
+                    self._mend(self._reset(rows, [None] * len(rows)), recorder)
+                if tickets is not None and not tickets.held_by_any:
                     break
         if recorder is not None:
-            fragments += [self._cut(recorder, e) for e in range(self.num_envs)]
+            fragments += [self._cut(recorder, e) for e in np.flatnonzero(~self._over()).tolist()]
         return [f for f in fragments if f is not None]
 
-    def _roll_episodes(self, number: int, explore: bool, random_actions: bool) -> list[JointFragment]:
-        """The first `number` episodes to end, each as one fragment."""
-        pieces: list[JointFragment] = []
-        ended: list[str] = []
-        while len(ended) < number:
-            pieces += self._roll(CHUNK, explore, random_actions, number - len(ended))
-            ended = [f.episode_id for f in pieces if f.terminated or f.truncated]
-        return [joined([f for f in pieces if f.episode_id == episode]) for episode in ended[:number]]
+    def _over(self) -> np.ndarray:
+        """(E,) bool: whose episode has ended, and waits for a reset."""
+        return self._now.terminated | self._now.truncated
 
-    def _act(self, explore: bool) -> TeamAction:
-        now, states = self._now, self._actor_states
-        action = self.module.act(
-            now.obs, now.action_mask, states.now, generator=self._generator, explore=explore
-        )
+    def _roll_episodes(self, number: int, explore: bool, random_actions: bool) -> list[JointFragment]:
+        """The first `number` episodes to begin, in that order, each as one fragment."""
+        tickets, pieces = Tickets(number, self.num_envs), defaultdict[str, list[JointFragment]](list)
+        while tickets.held_by_any:
+            for fragment in self._roll(CHUNK, explore, random_actions, tickets):
+                pieces[fragment.episode_id].append(fragment)
+        return [joined(pieces[episode]) for episode in tickets.episodes]
+
+    def _act(self, explore: bool, idle: np.ndarray) -> TeamAction:
+        now, masks, states = self._now, self._now.action_mask, self._actor_states
+        if idle.any():  # nobody promises that a mask leaves anything after an episode's last step
+            masks = {agent: mask | idle[:, None] for agent, mask in masks.items()}
+        action = self.module.act(now.obs, masks, states.now, generator=self._generator, explore=explore)
         states.advance(action.state, now.active)
         return action
 

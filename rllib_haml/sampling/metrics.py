@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,12 +23,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.fragment import JointFragment
-from rllib_haml.sampling.outcomes import OUTCOME_MEAN
 from rllib_haml.sampling.team import Team, TeamReward, UnequalRewards, team_reward
-
-TEAM_RETURN_MEAN = "team_return_mean"
-TEAM_RETURN_MIN = "team_return_min"
-TEAM_RETURN_MAX = "team_return_max"
 
 
 def rewards_of(fragment: JointFragment, rule: TeamReward, environment: str) -> np.ndarray:
@@ -51,25 +45,12 @@ def rewards_of(fragment: JointFragment, rule: TeamReward, environment: str) -> n
         ) from None
 
 
-def log_team_return(logger: MetricsLogger, value: float, window: int) -> None:
-    """One episode's return under the team's reward rule: its mean, minimum and maximum over `window`."""
-    logger.log_value(TEAM_RETURN_MEAN, value, window=window)
-    logger.log_value(TEAM_RETURN_MIN, value, reduce="min", window=window)
-    logger.log_value(TEAM_RETURN_MAX, value, reduce="max", window=window)
-
-
-def smoothing_window(episodes: int, num_env_runners: int) -> int:
-    """Episodes that one env runner's metrics span: the driver merges the env runners' windows."""
-    return max(1, math.ceil(episodes / (num_env_runners or 1)))
-
-
 @dataclass
 class _Total:
     """One running episode so far; `returns` and `acted` are (N,)."""
 
     returns: np.ndarray
     acted: np.ndarray
-    team: float = 0.0
     length: int = 0
     started: float = field(default_factory=time.perf_counter)
 
@@ -82,13 +63,8 @@ class EpisodeMetrics:
         steps: (E,) steps that it has taken.
     """
 
-    def __init__(
-        self, team: Team, num_envs: int, rule: TeamReward, environment: str, window: int, evaluates: bool
-    ):
-        self._team, self._environment, self._window = team, environment, window
-        self._rule: TeamReward = rule
-        # While training, the driver follows the team's returns over batches: RLlib's metrics forget.
-        self._evaluates = evaluates
+    def __init__(self, team: Team, num_envs: int):
+        self._team = team
         self.ids = [""] * num_envs
         self.steps = np.zeros(num_envs, dtype=int)
         self._so_far: dict[str, _Total] = {}
@@ -117,24 +93,17 @@ class EpisodeMetrics:
             total = self._so_far[fragment.episode_id]
             self._add(total, fragment)
             if fragment.terminated or fragment.truncated:
-                self._log_episode(logger, total, fragment.outcome, log_episode)
+                self._log_episode(logger, total, log_episode)
         self._log_steps(logger, fragments)
         # Only episodes that go on are carried over: sampling by episodes leaves unfinished ones behind.
         self._so_far = {k: v for k, v in self._so_far.items() if k in self.ids}
 
     def _add(self, total: _Total, fragment: JointFragment) -> None:
-        total.team += float(rewards_of(fragment, self._rule, self._environment).sum())
         total.length += len(fragment)
         total.returns += fragment.reward.sum(0)
         total.acted += np.array([fragment.active[a][:-1].sum() for a in self._team.agents])
 
-    def _log_episode(
-        self,
-        logger: MetricsLogger,
-        total: _Total,
-        outcome: Mapping[str, float],
-        log_episode: Callable[..., None],
-    ) -> None:
+    def _log_episode(self, logger: MetricsLogger, total: _Total, log_episode: Callable[..., None]) -> None:
         names = [str(a) for a in self._team.agents]
         modules: dict[str, float] = {}
         for agent, value in zip(self._team.agents, total.returns, strict=True):
@@ -148,10 +117,6 @@ class EpisodeMetrics:
             modules,
             dict(zip(names, total.acted.tolist(), strict=True)),
         )
-        if self._evaluates:
-            log_team_return(logger, total.team, self._window)
-            for name, value in outcome.items():
-                logger.log_value((OUTCOME_MEAN, name), value, window=self._window)
         logger.log_value(NUM_EPISODES, 1, reduce="sum")
         logger.log_value(NUM_EPISODES_LIFETIME, 1, reduce="lifetime_sum")
 

@@ -105,7 +105,8 @@ def team_reward(reward: np.ndarray, active: np.ndarray, rule: TeamReward) -> np.
     high = np.where(counted, reward, -np.inf).max(-1)
     unequal = high - low > 1e-6 * np.maximum(1.0, np.abs(high))
     if unequal.any():
-        raise UnequalRewards(int(unequal.argmax()), reward[unequal.argmax()])
+        row = int(unequal.argmax())
+        raise UnequalRewards(row, reward[row], counted[row])
     return high
 
 
@@ -115,15 +116,17 @@ class UnequalRewards(ValueError):
     Attributes:
         row: The first such row.
         rewards: (N,) the agents' rewards there.
+        counted: (N,) bool, whose rewards had to be equal: those who acted.
     """
 
-    def __init__(self, row: int, rewards: np.ndarray):
-        super().__init__(row, rewards)
-        self.row, self.rewards = row, rewards
+    def __init__(self, row: int, rewards: np.ndarray, counted: np.ndarray):
+        super().__init__(row, rewards, counted)
+        self.row, self.rewards, self.counted = row, rewards, counted
 
     def cause(self, agents: Iterable[AgentID]) -> str:
         """What to tell the user; `agents` in the order of `rewards`."""
-        told = dict(zip(agents, self.rewards.tolist(), strict=True))
+        each = zip(agents, self.rewards.tolist(), self.counted.tolist(), strict=True)
+        told = {agent: reward for agent, reward, counted in each if counted}
         return (
             f"agents were rewarded differently, {told}, but `team_reward: shared` expects one reward for "
             f"all: set `team_reward` to `mean` or `sum`"

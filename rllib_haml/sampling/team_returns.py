@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,15 +51,7 @@ class TeamReturns:
     def summary(self) -> dict[str, Any]:
         """Mean, minimum and maximum return over the window, and the mean of each outcome over the episodes
         that have it; empty before the first episode has ended."""
-        if not self._ended:
-            return {}
-        returns, outcomes = np.array(self._ended), mean_outcomes(self._outcomes)
-        return {
-            "team_return_mean": float(returns.mean()),
-            "team_return_min": float(returns.min()),
-            "team_return_max": float(returns.max()),
-            **({OUTCOME_MEAN: outcomes} if outcomes else {}),
-        }
+        return summary(self._ended, self._outcomes)
 
     def get_state(self) -> dict[str, Any]:
         return {
@@ -74,3 +66,17 @@ class TeamReturns:
         self._outcomes.clear()
         self._outcomes.extend(state.get("outcomes", ()))  # older checkpoints have none
         self._running = dict(state["running"])
+
+
+def summary(returns: Collection[float], outcomes: Iterable[Mapping[str, float]]) -> dict[str, Any]:
+    """Mean, minimum and maximum of the episodes' `returns`, and the mean of each outcome over the episodes
+    that have it; empty without episodes."""
+    if not returns:
+        return {}
+    told = mean_outcomes(outcomes)
+    return {
+        "team_return_mean": float(np.mean(list(returns))),
+        "team_return_min": float(min(returns)),
+        "team_return_max": float(max(returns)),
+        **({OUTCOME_MEAN: told} if told else {}),
+    }

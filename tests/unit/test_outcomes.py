@@ -11,11 +11,14 @@ import pytest
 from click.testing import CliRunner
 from fake_envs import NAMES, ScriptedMultiAgentEnv, ScriptedParallelEnv, action_script
 from fragments import make_fragment
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_haml import HAPPOConfig
 from rllib_haml.cli import play
 from rllib_haml.cli.evaluate import evaluate
 from rllib_haml.cli.progress import _Start, progress_line
+from rllib_haml.sampling.evaluation import play as play_share
+from rllib_haml.sampling.evaluation import results_of
 from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.fragment import JointFragment, joined
 from rllib_haml.sampling.joint_env_runner import JointEnvRunner
@@ -69,11 +72,10 @@ def test_disagreement_is_found_where_it_happens() -> None:
     assert (fault.method, fault.sub_env, fault.step, fault.agent) == ("step", 0, 2, "carrier")
 
 
-def sampler(kind: type, evaluates: bool = False, **script: Any) -> JointEnvRunner:
+def sampler(kind: type, **script: Any) -> JointEnvRunner:
     config: Any = HAPPOConfig().environment(kind, env_config=script, disable_env_checking=True)
     config.env_runners(num_env_runners=0, num_envs_per_env_runner=2).training(team_reward="mean")
     config.rl_module(model_config={"fcnet_hiddens": [4]}).validate()
-    config.in_evaluation = evaluates
     return JointEnvRunner(config=config)
 
 
@@ -134,13 +136,16 @@ def test_means_over_the_last_episodes_that_told() -> None:
 
 
 def test_evaluation_reports_it() -> None:
-    runner = sampler(ScriptedMultiAgentEnv, evaluates=True, outcomes=NAMES)
-    numbers = [f.outcome["number"] for f in runner.sample(num_episodes=3)]
-    logged = runner.metrics.peek("outcome_mean")
-    assert logged == pytest.approx({"win": np.mean([n % 2 for n in numbers]), "number": np.mean(numbers)})
-    silent = sampler(ScriptedMultiAgentEnv, evaluates=True)
-    silent.sample(num_episodes=1)
-    assert "outcome_mean" not in silent.metrics.peek()
+    def told(runner: JointEnvRunner, number: int) -> tuple[list[float], Any]:
+        played = play_share(runner, shares={0: number}, explore=False, number=0)
+        logger = MetricsLogger(root=True)
+        logger.aggregate(results_of([played]))
+        return [o["number"] for o in played.outcomes if o], logger.peek()
+
+    numbers, found = told(sampler(ScriptedMultiAgentEnv, outcomes=NAMES), 3)
+    expected = {"win": np.mean([n % 2 for n in numbers]), "number": np.mean(numbers)}
+    assert found["outcome_mean"] == pytest.approx(expected)
+    assert "outcome_mean" not in told(sampler(ScriptedMultiAgentEnv), 1)[1]
 
 
 def test_rllib_evaluate_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
