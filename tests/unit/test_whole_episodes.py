@@ -57,11 +57,10 @@ def test_control_the_first_to_end_are_the_short_ones() -> None:
 
 def test_rllibs_own_env_runner_counts_the_first_to_end() -> None:
     """If this fails, RLlib has mended it: the warning that names it is then no longer true."""
-    settings = config().env_runners(env_runner_cls=MultiAgentEnvRunner)
+    settings = config(num_envs=32).env_runners(env_runner_cls=MultiAgentEnvRunner)
     settings.validate()
     stock = MultiAgentEnvRunner(config=settings, worker_index=0)
-    found = [len(e) for _ in range(6) for e in stock.sample(num_episodes=4, explore=False)]
-    assert not is_right(found)
+    assert not is_right([len(e) for e in stock.sample(num_episodes=12, explore=False)])
 
 
 def test_who_has_no_ticket_is_not_stepped() -> None:
