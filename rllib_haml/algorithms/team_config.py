@@ -40,6 +40,7 @@ from rllib_haml.modules.team import TeamModule
 from rllib_haml.sampling.no_team import single_agent
 from rllib_haml.sampling.policy_mapping import DecidedMapping
 from rllib_haml.sampling.seen import record_seen
+from rllib_haml.sampling.stock_actions import squashing
 from rllib_haml.sampling.team import Team, TeamReward
 
 if TYPE_CHECKING:
@@ -216,6 +217,11 @@ class TeamConfig(PPOConfig):
         given = mapping.given if isinstance(mapping, DecidedMapping) else mapping
         not_given = (self.DEFAULT_POLICY_MAPPING_FN, policy_of_agent, shared_policy)
         return None if given in not_given else given
+
+    @override(PPOConfig)
+    def build_module_to_env_connector(self, env: Any = None, spaces: Any = None) -> Any:
+        """RLlib's pipeline, which squashes the draws of policies with `squash_actions`."""
+        return squashing(super().build_module_to_env_connector(env, spaces))
 
     @override(PPOConfig)
     def get_default_rl_module_spec(self) -> RLModuleSpec:

@@ -130,7 +130,6 @@ def _expectation(
         return torch.randn(shape, generator=random, dtype=torch.float64)
 
     mask = _mask(family, random) if masked else torch.ones(AGENTS, family.mask_size, dtype=torch.bool)
-    # Gaussians narrow enough that no action comes near SQUASHED_BOUND, where log_prob is cut off.
     centre = 0.3 * normal(AGENTS, family.size) - 1
     present = family.masked(centre, mask)
     actions, log_weight = nodes(family, present)

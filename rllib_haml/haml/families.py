@@ -1,7 +1,8 @@
 """Families of action distributions on tensors, one for each kind of action space; exact KL and entropy.
 
 A family is described by what it acts on; a member of it by a tensor of parameters (..., P). Leading
-dimensions are free, and actions have the same: a batch of members is one tensor.
+dimensions are free, and actions have the same: a batch of members is one tensor. Actions are what is drawn;
+`executed` says what is done of it, which is the same but for `SquashedGaussian`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
+
+from rllib_haml.haml.tanh_normal import expected_log_slope
 
 MASKED_LOGIT = -1e10
-# Where tanh is inverted: float32 cannot tell larger numbers from 1 reliably.
-SQUASHED_BOUND = 1 - 1e-6
 LOG_2PI = math.log(2 * math.pi)
 
 Action = Any
@@ -28,11 +29,11 @@ class Family(Protocol):
     """Distributions on one action space, as an update sees them."""
 
     def log_prob(self, parameters: Tensor, action: Action) -> Tensor:
-        """(...), joint over the action's components."""
+        """(...) of what was drawn, joint over the action's components."""
         ...
 
     def entropy(self, parameters: Tensor) -> Tensor:
-        """(...) in nats, summed over the action's components."""
+        """(...) in nats, of what is done, summed over the action's components."""
         ...
 
     def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
@@ -46,6 +47,7 @@ class ActionFamily(Family, Protocol):
     Attributes:
         size: P, numbers that describe one member.
         mask_size: Entries of an action mask, 0 if these actions cannot be masked.
+        squashes: Whether what is done is not what is drawn.
     """
 
     @property
@@ -53,6 +55,9 @@ class ActionFamily(Family, Protocol):
 
     @property
     def mask_size(self) -> int: ...
+
+    @property
+    def squashes(self) -> bool: ...
 
     def masked(self, parameters: Tensor, mask: Tensor) -> Tensor:
         """The members without the actions that `mask` (..., mask_size), bool, forbids."""
@@ -66,9 +71,27 @@ class ActionFamily(Family, Protocol):
         """The most likely actions and their log-probabilities (...)."""
         ...
 
+    def executed(self, drawn: Action) -> Action:
+        """The action, on the policy's scale, that is done of what was drawn; of arrays of numpy, too."""
+        ...
+
+    def drawn(self, executed: Action) -> Action:
+        """What that action is drawn as."""
+        ...
+
+
+class _DoneAsDrawn:
+    squashes = False
+
+    def executed(self, drawn: Action) -> Action:
+        return drawn
+
+    def drawn(self, executed: Action) -> Action:
+        return executed
+
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(_DoneAsDrawn):
     """Independent normal numbers; parameters are the means, then the log standard deviations.
 
     Attributes:
@@ -113,67 +136,34 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
-class SquashedGaussian:
-    """tanh of independent normal numbers: actions in (-1, 1); parameters as of `Gaussian`.
+class SquashedGaussian(Gaussian):
+    """Normal numbers whose tanh is acted with, in (-1, 1); parameters as of `Gaussian`.
 
-    KL does not change under tanh, so it is the normal numbers' own. The entropy has no closed form: it is
-    integrated by Gauss-Hermite quadrature, one dimension at a time.
-
-    Attributes:
-        dim: Numbers of an action (..., dim).
+    What is drawn, kept, and given a log-probability is the normal number: in floating point its tanh is soon
+    ±1, and then tells nothing of it. Ratios and KL do not change under tanh, so they are the normal numbers'
+    own, exactly. Entropy does, and is that of what is acted with, E[-log_prob + log(1 - tanh²)]. The mode is
+    the normal numbers', as is the custom: its tanh is not where actions are densest.
     """
 
-    dim: int
-    mask_size = 0
+    squashes = True
 
-    @property
-    def size(self) -> int:
-        return 2 * self.dim
+    def executed(self, drawn: Action) -> Action:
+        return drawn.tanh() if isinstance(drawn, Tensor) else np.tanh(drawn)
 
-    def masked(self, parameters: Tensor, mask: Tensor) -> Tensor:
-        return parameters
-
-    def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Drawn:
-        before, _ = Gaussian(self.dim).sample(parameters, generator)
-        action = _squash(before)
-        return action, self.log_prob(parameters, action)
-
-    def mode(self, parameters: Tensor) -> Drawn:
-        """The image of the normal numbers' mode, as is the custom; not where the density is highest."""
-        action = _squash(parameters.chunk(2, dim=-1)[0])
-        return action, self.log_prob(parameters, action)
-
-    def log_prob(self, parameters: Tensor, action: Action) -> Tensor:
-        before = action.clamp(-SQUASHED_BOUND, SQUASHED_BOUND).atanh()
-        return Gaussian(self.dim).log_prob(parameters, before) - _log_slope(before).sum(-1)
+    def drawn(self, executed: Action) -> Action:
+        """Of ±1, from which it cannot be told, that of the nearest number inside."""
+        if isinstance(executed, Tensor):
+            bound = 1 - torch.finfo(executed.dtype).eps / 2
+            return executed.clamp(-bound, bound).atanh()
+        bound = 1 - np.finfo(executed.dtype).eps / 2
+        return np.arctanh(executed.clip(-bound, bound))
 
     def entropy(self, parameters: Tensor) -> Tensor:
-        mean, log_std = parameters.chunk(2, dim=-1)
-        nodes, weights = _hermite(mean)
-        before = mean[..., None] + math.sqrt(2) * log_std.exp()[..., None] * nodes
-        return Gaussian(self.dim).entropy(parameters) + (_log_slope(before) @ weights).sum(-1)
-
-    def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
-        return Gaussian(self.dim).kl(parameters, other)
-
-
-def _squash(before: Tensor) -> Tensor:
-    return before.tanh().clamp(-SQUASHED_BOUND, SQUASHED_BOUND)
-
-
-def _log_slope(before: Tensor) -> Tensor:
-    """log(1 - tanh²), without cancellation."""
-    return 2 * (math.log(2) - before - softplus(-2 * before))
-
-
-def _hermite(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights with Σ w f(√2 x) = E f(z), z standard normal."""
-    nodes, weights = np.polynomial.hermite.hermgauss(48)
-    return like.new_tensor(nodes), like.new_tensor(weights / math.sqrt(math.pi))
+        return super().entropy(parameters) + expected_log_slope(*parameters.chunk(2, dim=-1)).sum(-1)
 
 
 @dataclass(frozen=True)
-class Categorical:
+class Categorical(_DoneAsDrawn):
     """One of `n` choices; parameters are logits, of forbidden choices `MASKED_LOGIT`. Actions (...) int64."""
 
     n: int
@@ -217,7 +207,7 @@ def _picked(logp: Tensor, action: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Bernoulli:
+class Bernoulli(_DoneAsDrawn):
     """Independent switches; parameters are the logits of "on". Actions (..., n) int8.
 
     Attributes:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rllib_haml.haml.families import Action, Bernoulli, Categorical, Drawn, Gaussian, SquashedGaussian
+from rllib_haml.haml.families import Action, Bernoulli, Categorical, Drawn, Gaussian
 from rllib_haml.haml.products import Product, Shaped
 
 LARGEST_GRID = 2**20
@@ -58,12 +58,6 @@ def _(family: Gaussian, parameters: Tensor) -> Drawn:
     numbers, weights = (parameters.new_tensor(x) for x in np.polynomial.hermite_e.hermegauss(32))
     log_weights = _grid([(weights / weights.sum()).log()] * family.dim).sum(-1)
     return mean + log_std.exp() * _grid([numbers] * family.dim), log_weights.expand(len(mean), -1)
-
-
-@nodes.register
-def _(family: SquashedGaussian, parameters: Tensor) -> Drawn:
-    actions, log_weights = nodes(Gaussian(family.dim), parameters)
-    return actions.tanh(), log_weights
 
 
 @nodes.register

@@ -25,6 +25,7 @@ class Product:
         self.parts: list[ActionFamily] = list(parts.values()) if isinstance(parts, Mapping) else list(parts)
         self.size = sum(part.size for part in self.parts)
         self.mask_size = sum(part.mask_size for part in self.parts)
+        self.squashes = any(part.squashes for part in self.parts)
 
     def __repr__(self) -> str:
         keys = range(len(self.parts)) if self._keys is None else self._keys
@@ -55,6 +56,18 @@ class Product:
         each = zip(self.parts, self.split(parameters), self.split(other), strict=True)
         return torch.stack([part.kl(p, q) for part, p, q in each]).sum(0)
 
+    def executed(self, drawn: Action) -> Action:
+        if not self.squashes:
+            return drawn
+        each = zip(self.parts, self._components(drawn), strict=True)
+        return self._tree([part.executed(action) for part, action in each])
+
+    def drawn(self, executed: Action) -> Action:
+        if not self.squashes:
+            return executed
+        each = zip(self.parts, self._components(executed), strict=True)
+        return self._tree([part.drawn(action) for part, action in each])
+
     def split(self, parameters: Tensor) -> tuple[Tensor, ...]:
         """The parts' parameters (..., P_i)."""
         return parameters.split([part.size for part in self.parts], dim=-1)
@@ -64,9 +77,11 @@ class Product:
 
     def together(self, drawn: list[Drawn]) -> Drawn:
         """One action of the parts' actions, with the sum of their log-probabilities."""
-        actions = [action for action, _ in drawn]
-        tree = tuple(actions) if self._keys is None else dict(zip(self._keys, actions, strict=True))
-        return tree, torch.stack([logp for _, logp in drawn]).sum(0)
+        actions, logps = zip(*drawn, strict=True)
+        return self._tree(actions), torch.stack(logps).sum(0)
+
+    def _tree(self, actions: Sequence[Action]) -> Action:
+        return tuple(actions) if self._keys is None else dict(zip(self._keys, actions, strict=True))
 
 
 class MultiCategorical(Product):
@@ -103,8 +118,18 @@ class Shaped:
     def mask_size(self) -> int:
         return self.vectors.mask_size
 
+    @property
+    def squashes(self) -> bool:
+        return self.vectors.squashes
+
     def masked(self, parameters: Tensor, mask: Tensor) -> Tensor:
         return self.vectors.masked(parameters, mask)
+
+    def executed(self, drawn: Action) -> Action:
+        return self.vectors.executed(drawn)
+
+    def drawn(self, executed: Action) -> Action:
+        return self.vectors.drawn(executed)
 
     def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Drawn:
         return self._in_shape(self.vectors.sample(parameters, generator))

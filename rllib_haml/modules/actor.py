@@ -38,6 +38,7 @@ class Actor(TorchRLModule):
         config = ModelConfig.from_dict(self.model_config)
         self.head = make_head(self.action_space, config)
         self.action_dist_cls = distribution_class(self.head.family)
+        self._executed_dist_cls = distribution_class(self.head.family, executed=True)
         eyes, width = image_layers(
             flat_size(self.observation_space), find_images(self.observation_space), config
         )
@@ -54,6 +55,16 @@ class Actor(TorchRLModule):
         self.network, self.memory, self.output = with_memory(
             nn.Sequential(*eyes, *layers), config, config.head_gain
         )
+
+    def get_inference_action_dist_cls(self) -> Any:
+        """For who acts with the policy: samples are actions, where those of the other two are draws."""
+        return self._executed_dist_cls
+
+    def get_exploration_action_dist_cls(self) -> Any:
+        return self.action_dist_cls
+
+    def get_train_action_dist_cls(self) -> Any:
+        return self.action_dist_cls
 
     def get_initial_state(self) -> dict[str, Tensor]:
         return {} if self.memory is None else self.memory.initial_state()

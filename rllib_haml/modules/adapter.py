@@ -47,6 +47,7 @@ class Adapter(TorchRLModule):
         like = on_meta(Actor, self.observation_space, self.action_space, values)
         self.lora = LoRA(like, config)
         self.action_dist_cls = like.action_dist_cls
+        self._executed_dist_cls = like.get_inference_action_dist_cls()
         self._initial_state = like.get_initial_state()
         # Not as attributes that are modules: torch would register them.
         self._like = (_Call(like),)
@@ -142,6 +143,16 @@ class Adapter(TorchRLModule):
     def forward_with(self, weights: Weights, batch: dict[str, Any]) -> dict[str, Any]:
         """What a network like its own puts out with these weights."""
         return functional_call(self._like[0], {f"actor.{n}": w for n, w in weights.items()}, (batch,))
+
+    def get_inference_action_dist_cls(self) -> Any:
+        """As of `Actor`: samples are actions, where those of the other two are draws."""
+        return self._executed_dist_cls
+
+    def get_exploration_action_dist_cls(self) -> Any:
+        return self.action_dist_cls
+
+    def get_train_action_dist_cls(self) -> Any:
+        return self.action_dist_cls
 
     def get_initial_state(self) -> dict[str, Tensor]:
         return {part: zeros.clone() for part, zeros in self._initial_state.items()}

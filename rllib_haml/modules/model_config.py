@@ -29,7 +29,8 @@ class ModelConfig:
             bytes are scaled to [0, 1]); kernel and stride are a number or a pair. None: 16, 32, then 64
             channels, each layer halving the image, until no side is longer than 6. []: images are
             flattened. The critic reads those of the state, or of the joint observation, likewise.
-        squash_actions: Gaussian actions go through tanh, so that no probability lies beyond the bounds.
+        squash_actions: Gaussian actions go through tanh, so that no probability lies beyond the bounds. What
+            is recorded, with its log-probability, is the number before it.
         critic_fcnet_hiddens: Widths of the critic; None takes `fcnet_hiddens`.
         use_lstm: An LSTM after the hidden layers, which makes policies recurrent.
         use_gru: A GRU instead.

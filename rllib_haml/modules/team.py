@@ -17,8 +17,10 @@ from ray.rllib.utils.numpy import convert_to_numpy
 from torch import Tensor
 
 from rllib_haml._typing import AgentID
+from rllib_haml.haml.families import ActionFamily
 from rllib_haml.modules.actor import ACTION_MASK, Actor
 from rllib_haml.modules.adapter import BACKBONE, Adapter
+from rllib_haml.modules.distributions import recorded_class, squashing_family
 from rllib_haml.modules.stacked import StackedActors, architecture
 
 ModuleID = str
@@ -35,11 +37,13 @@ class TeamAction:
         actions: Per agent (E, ...) raw samples of its distribution, numpy.
         logp: Per agent (E,) float32, joint over the action's dimensions.
         state: Per agent with a recurrent policy its state afterwards, a tree of (E, ...).
+        executed: Per agent (E, ...) what is done of `actions`: the same, but for policies that squash.
     """
 
     actions: dict[AgentID, Any]
     logp: dict[AgentID, np.ndarray]
     state: dict[AgentID, Any] = field(default_factory=dict)
+    executed: dict[AgentID, Any] = field(default_factory=dict)
 
 
 class TeamModule(MultiRLModule):
@@ -47,7 +51,12 @@ class TeamModule(MultiRLModule):
 
     To RLlib it is a plain MultiRLModule; `act` is the fast way to all agents' actions. Call `refresh`
     after the weights have changed.
+
+    Attributes:
+        squashing: After `refresh`, of each agent whose policy squashes what it draws the family of actions.
     """
+
+    squashing: dict[AgentID, ActionFamily]
 
     def setup(self) -> None:
         super().setup()
@@ -74,6 +83,8 @@ class TeamModule(MultiRLModule):
         groups: dict[Any, list[AgentID]] = {}
         self._alone: list[AgentID] = []
         self._module_of = dict(module_of)
+        families = {agent: squashing_family(self[module_id]) for agent, module_id in module_of.items()}
+        self.squashing = {agent: family for agent, family in families.items() if family is not None}
         merged = {name: _merged(self[name].unwrapped()) for name in dict.fromkeys(module_of.values())}
         for agent, module_id in module_of.items():
             module = merged[module_id]
@@ -136,6 +147,8 @@ class TeamModule(MultiRLModule):
                 result.state[agent] = tree.map_structure(_array, out[Columns.STATE_OUT])
                 out = {key: tree.map_structure(lambda x: x[:, 0], out[key]) for key in ACTS if key in out}
             result.actions[agent], result.logp[agent] = _act_alone(module, out, explore)
+        squashed = {agent: family.executed(result.actions[agent]) for agent, family in self.squashing.items()}
+        result.executed = result.actions | squashed
         return result
 
 
@@ -148,8 +161,7 @@ def _act_alone(module: RLModule, out: dict[str, Any], explore: bool) -> tuple[An
     """One agent's actions by RLlib's own protocol: what its `GetActions` connector does with `out`."""
     distribution: Any = None
     if Columns.ACTION_DIST_INPUTS in out:
-        kind = module.get_exploration_action_dist_cls() if explore else module.get_inference_action_dist_cls()
-        distribution = kind.from_logits(out[Columns.ACTION_DIST_INPUTS])
+        distribution = recorded_class(module, explore).from_logits(out[Columns.ACTION_DIST_INPUTS])
     if Columns.ACTIONS in out:
         actions = out[Columns.ACTIONS]
     elif distribution is not None:

@@ -23,7 +23,7 @@ class JointFragment:
 
     Attributes:
         obs: Per agent a tree of arrays (T+1, ...): what it saw before each step, and after the last.
-        actions: Per agent a tree (T, ...) of the distribution's raw samples, before any scaling to the
+        actions: Per agent a tree (T, ...) of what the policy drew, before any squash and any scaling to the
             environment's bounds.
         logp: Per agent (T,) log-probability of `actions` under the policy that sampled.
         active: Per agent (T+1,) bool: it acted in row t (would act next, in row T).

@@ -177,7 +177,7 @@ class JointEnvRunner(ResumableEnvRunner):
             recorder.see(self._now)
             recorder.act(action)
             self._episodes.count_step()
-            fault = self._take(self.env.team.step, self._to_env(action.actions))
+            fault = self._take(self.env.team.step, self._to_env(action.executed))
             recorder.reward(self._now.reward)
             self._mend(fault, recorder)
             ended = self._over() & ~idle
@@ -218,11 +218,13 @@ class JointEnvRunner(ResumableEnvRunner):
         """Uniform in what masks allow, drawn from this runner's generator; recurrent states stay."""
         rng = np.random.default_rng(int.from_bytes(self._random_bytes(8), "little"))
         masks, normalize = self._now.action_mask, self.config.normalize_actions
-        actions = {
+        executed = {
             agent: uniform_actions(space, self.num_envs, masks.get(agent), rng, normalize=normalize)
             for agent, space in self._team.action_spaces.items()
         }
-        return TeamAction(actions, {a: np.zeros(self.num_envs, np.float32) for a in actions})
+        drawn = {agent: family.drawn(executed[agent]) for agent, family in self.module.squashing.items()}
+        logp = {agent: np.zeros(self.num_envs, np.float32) for agent in executed}
+        return TeamAction(executed | drawn, logp, executed=executed)
 
     def _cut(self, recorder: Recorder, e: int) -> JointFragment | None:
         length = recorder.t - int(recorder.starts[e])

@@ -227,39 +227,145 @@ def test_the_gaussian_is_scipys() -> None:
         np.testing.assert_allclose(family.kl(members, others)[row], kl, rtol=1e-8)
 
 
-def squashed_logpdf(y: float, mean: float, std: float) -> float:
-    """By the change of variables, in scipy's terms."""
-    return float(stats.norm.logpdf(np.arctanh(y), mean, std) - np.log1p(-(y**2)))
+SCALES, CENTRES = (0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0), (0.0, 1e-3, -0.3, 2.0, 6.0, -10.0, 10.0)
+GRID = [(mean, std) for mean in CENTRES for std in SCALES]
 
 
-def test_the_squashed_gaussian_is_a_density_with_that_entropy() -> None:
-    members, mean, std = gaussian(0)
-    family, action = SquashedGaussian(DIM), np.random.default_rng(2).uniform(-0.95, 0.95, (ROWS, DIM))
-    logp = family.log_prob(members, tensor(action))
-    for row in range(ROWS):
-        wanted = sum(squashed_logpdf(action[row, d], mean[row, d], std[row, d]) for d in range(DIM))
-        np.testing.assert_allclose(logp[row], wanted, rtol=1e-10)
-        entropy = 0.0
-        for d in range(DIM):
-
-            def information(y: float, row: int = row, d: int = d) -> float:
-                log_density = squashed_logpdf(y, mean[row, d], std[row, d])
-                return -math.exp(log_density) * log_density
-
-            entropy += integral(information, -1, 1)
-        np.testing.assert_allclose(family.entropy(members)[row], entropy, rtol=1e-5)
-    plain = Gaussian(DIM).entropy(members)
-    assert (plain - family.entropy(members)).min() > 0.1, "control: squashing takes entropy away"
+def member(mean: Any, std: Any, dtype: torch.dtype = torch.float64) -> Tensor:
+    """(..., 2) parameters of one number."""
+    exact = [torch.as_tensor(x, dtype=torch.float64) for x in (mean, std)]
+    return torch.stack([exact[0], exact[1].log()], dim=-1).to(dtype)
 
 
-def test_squashed_draws_lie_within_the_bounds_and_have_their_density() -> None:
-    members = gaussian(0)[0]
+def log_slope(u: float) -> float:
+    """log(1 - tanh² u) of one number, by its logarithmic form."""
+    return 2 * (math.log(2) - abs(u) - math.log1p(math.exp(-2 * abs(u))))
+
+
+def expectation(f: Callable[[float], float], mean: float, std: float) -> float:
+    """Of a function of a normal number that bends near 0, by scipy, piece by piece."""
+    edges = {-12.0, -6.0, 0.0, 6.0, 12.0, *((u - mean) / std for u in (-9, -3, -1, 0, 1, 3, 9))}
+    inside = sorted(z for z in edges if abs(z) <= 12)
+    pieces = itertools.pairwise(inside)
+    return sum(integral(lambda z: stats.norm.pdf(z) * f(mean + std * z), a, b) for a, b in pieces)
+
+
+def test_the_squashed_gaussians_entropy_is_that_of_what_is_done() -> None:
+    """By scipy; also of the sum over an action's numbers. Control: 48 nodes of Gauss-Hermite miss it."""
+    wanted = [stats.norm.entropy(m, s) + expectation(log_slope, m, s) for m, s in GRID]
+    means, stds = torch.tensor(GRID, dtype=torch.float64).T
+    found = SquashedGaussian(1).entropy(member(means, stds))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-9)
+    pairs = torch.stack([means, means.flip(0), stds.log(), stds.flip(0).log()], dim=-1)
+    np.testing.assert_allclose(SquashedGaussian(2).entropy(pairs), found + found.flip(0), rtol=1e-12)
+    single = SquashedGaussian(1).entropy(member(means, stds, torch.float32))
+    np.testing.assert_allclose(single, wanted, rtol=0, atol=5e-6)
+    nodes, weights = np.polynomial.hermite.hermgauss(48)
+    few = [np.sum(weights * [log_slope(10 * math.sqrt(2) * z) for z in nodes]) / math.sqrt(math.pi)]
+    assert abs(few[0] - expectation(log_slope, 0.0, 10.0)) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_slope_of_that_entropy(dtype: torch.dtype) -> None:
+    """dH/dμ = E -2 tanh u and dH/dlog σ = 1 + E -2 tanh u · (u - μ)."""
+    rows = member(*torch.tensor(GRID, dtype=torch.float64).T, dtype).requires_grad_()
+    SquashedGaussian(1).entropy(rows).sum().backward()
+    wanted = [
+        (
+            expectation(lambda u: -2 * math.tanh(u), m, s),
+            1 + expectation(lambda u, m=m: -2 * math.tanh(u) * (u - m), m, s),
+        )
+        for m, s in GRID
+    ]
+    assert rows.grad is not None
+    np.testing.assert_allclose(rows.grad, wanted, rtol=0, atol=1e-8 if dtype == torch.float64 else 1e-4)
+
+
+@pytest.mark.parametrize("std", [1e-6, 1e3, 1e5])
+@pytest.mark.parametrize("mean", [0.0, 1e3, -1e6])
+def test_the_entropy_far_out_is_finite(mean: float, std: float) -> None:
+    """So is its gradient, in float32: an optimizer may pass there."""
+    rows = member([mean], [std], torch.float32).requires_grad_()
+    found = SquashedGaussian(1).entropy(rows)
+    found.sum().backward()
+    assert found.isfinite().all()
+    assert rows.grad is not None
+    assert rows.grad.isfinite().all()
+    assert found <= Gaussian(1).entropy(rows) + 1e-5
+
+
+def clamped_log_prob(rows: Tensor, drawn: Tensor) -> Tensor:
+    """Control: of tanh, cut off where it is inverted, as if nothing were ever drawn beyond."""
+    before = drawn.tanh().clamp(-1 + 1e-6, 1 - 1e-6).atanh()
+    return Gaussian(1).log_prob(rows, before[..., None])
+
+
+@pytest.mark.parametrize("mean", [0.0, 7.0, -8.0, 10.0])
+@pytest.mark.parametrize("std", [0.3, 1.0, 3.0])
+def test_ratios_are_those_of_what_is_drawn(mean: float, std: float) -> None:
+    """E π'/π = 1 and E log π/π' = KL, by quadrature in float64 and by draws in float32; not if clamped."""
+    family, near = SquashedGaussian(1), (mean + 0.2 * std, 0.9 * std)
+    numbers, weights = np.polynomial.hermite_e.hermegauss(32)
+    drawn = tensor(mean + std * numbers)
+    here, there = (member(m, s).expand(32, 2) for m, s in ((mean, std), near))
+    log_ratio = family.log_prob(there, drawn[:, None]) - family.log_prob(here, drawn[:, None])
+    share = tensor(weights / weights.sum())
+    assert abs(float(share @ log_ratio.exp()) - 1) < 1e-9
+    kl = expectation(lambda u: stats.norm.logpdf(u, mean, std) - stats.norm.logpdf(u, *near), mean, std)
+    assert abs(float(-(share @ log_ratio)) - kl) < 1e-9
+    np.testing.assert_allclose(family.kl(here, there), kl, atol=1e-9)
+
+    count = 200_000
+    here, there = (member(m, s, torch.float32).expand(count, 2) for m, s in ((mean, std), near))
+    sample, logp = family.sample(here, torch.Generator().manual_seed(0))
+    ratio = (family.log_prob(there, sample) - logp).double().exp()
+    assert abs(float(ratio.mean()) - 1) < 5 * float(ratio.std()) / math.sqrt(count)
+    if mean == 10 and std <= 1:
+        clamped = (clamped_log_prob(there, sample[:, 0]) - clamped_log_prob(here, sample[:, 0])).exp()
+        assert abs(float(clamped.mean()) - 1) > 0.05, "control"
+
+
+def test_squashed_draws_are_kept_where_their_tanh_tells_nothing() -> None:
+    members = gaussian(0)[0].float()
     members[:, :DIM] *= 20  # far out, where tanh is 1 in floating point
     family = SquashedGaussian(DIM)
     for drawn, logp in (family.sample(members, torch.Generator().manual_seed(0)), family.mode(members)):
-        assert (drawn.abs() < 1).all()
-        assert logp.isfinite().all()
+        done = family.executed(drawn)
+        assert (done.abs() == 1).any()
+        assert torch.equal(done, drawn.tanh())
+        assert not torch.allclose(family.drawn(done), drawn), "control"
         torch.testing.assert_close(logp, family.log_prob(members, drawn))
+        torch.testing.assert_close(logp, Gaussian(DIM).log_prob(members, drawn))
+    assert family.drawn(torch.ones(2)).isfinite().all()
+    assert np.isfinite(family.drawn(-np.ones(2, np.float32))).all()
+
+
+def test_of_a_tree_what_is_squashed_is_executed() -> None:
+    """Other parts stay; numpy and torch alike; and back again."""
+    family = Product(
+        {
+            "go": Shaped(SquashedGaussian(4), (2, 2)),
+            "say": Product([Categorical(3), Gaussian(2)]),
+            "turn": Shaped(SquashedGaussian(1), ()),
+            "set": MultiCategorical([2, 3]),
+        }
+    )
+    drawn, _ = family.sample(parameters(family), torch.Generator().manual_seed(0))
+    done = family.executed(drawn)
+    for name in ("go", "turn"):
+        assert torch.equal(done[name], drawn[name].tanh())
+    for name in ("say", "set"):
+        assert all(x is y for x, y in zip(*map(tree.flatten, (done[name], drawn[name])), strict=True))
+    tree.map_structure(torch.testing.assert_close, family.drawn(done), drawn)
+    arrays = tree.map_structure(lambda x: x.numpy(), drawn)
+    for got, wanted in zip(tree.flatten(family.executed(arrays)), tree.flatten(done), strict=True):
+        assert isinstance(got, np.ndarray)
+        np.testing.assert_allclose(got, wanted, rtol=1e-12)
+    assert family.squashes
+    plain = Product({"go": Gaussian(2), "say": Categorical(3)})
+    action, _ = plain.sample(parameters(plain))
+    assert not plain.squashes
+    assert plain.executed(action) is plain.drawn(action) is action
 
 
 @pytest.mark.parametrize("shape", [(), (6,), (2, 3)])

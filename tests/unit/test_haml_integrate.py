@@ -54,7 +54,10 @@ def test_weights_sum_to_one_and_information_to_the_entropy(family: Any) -> None:
     weight = log_weight.exp()
     logp, logq = (log_prob(family, p, actions, log_weight) for p in (here, there))
     assert apart(weight.sum(-1), 1.0) < 1e-12
-    assert apart(-(weight * logp).sum(-1), family.entropy(here)) < 1e-6
+    information = -logp
+    if family.squashes:  # of what is done
+        information = information + torch.log1p(-actions.tanh().square()).sum(-1)
+    assert apart((weight * information).sum(-1), family.entropy(here)) < 1e-6
     assert apart((weight * (logq - logp).exp()).sum(-1), 1.0) < 1e-6
     assert apart((weight * (logp - logq)).sum(-1), family.kl(here, there)) < 1e-6
     _, other = nodes(family, there)
