@@ -73,8 +73,8 @@ REFUSED: dict[str, Refusal] = {
     ),
     "learner_connector": Refusal(
         (None,),
-        "the update reads joint fragments, which the stock connectors cannot: change observations or "
-        "rewards in the environment",
+        "the update reads joint fragments, which the stock connectors cannot: change observations by "
+        "env_to_module_connector, rewards in the environment",
     ),
     "add_default_connectors_to_learner_pipeline": Refusal(
         (True,), "the learner's one connector makes the joint batch: leave it out"

@@ -9,6 +9,7 @@ import numpy as np
 from ray.rllib.connectors.env_to_module import FlattenObservations, MeanStdFilter
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from test_connectors import Sees, Trace
+from test_from_ppo import ROWS
 
 from rllib_haml import HAPPO, HAPPOConfig
 
@@ -27,6 +28,17 @@ def by_hash(agent: Any, episode: Any = None, **kwargs: Any) -> str:
 def answers(env_runner: Any) -> Any:
     decided = env_runner.config.policy_mapping_fn
     return {a: decided(a) for a in AGENTS}, {a: decided.given(a) for a in AGENTS}
+
+
+def check_names_of_metrics(learners: Any, policy: str) -> None:
+    """PPO's metrics are found where the table says."""
+    renamed = {what[1:-1].split("/")[2]: here for what, _, here in ROWS if what.startswith("`learners/")}
+    assert len(renamed) > 5
+    for name, here in renamed.items():
+        assert name not in learners[policy]
+        where = here.split("`")[1].split("/") if "`" in here else []
+        found = learners[policy] if len(where) == 1 else learners["critic"]
+        assert not where or where[-1] in found, here
 
 
 def test_an_rllib_setup_trains_is_restored_and_evaluated(
@@ -51,6 +63,7 @@ def test_an_rllib_setup_trains_is_restored_and_evaluated(
         learners = algo.train()["learners"]
         for policy in table.values():
             assert float(learners[policy]["behaviour_gap"]) < 1e-4
+    check_names_of_metrics(learners, min(table.values()))
     ((there, asked_again),) = algo.env_runner_group.foreach_env_runner(answers, local_env_runner=False)
     assert there == table
     assert asked_again != table, "control: asked there, the mapping says something else"

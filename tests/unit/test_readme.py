@@ -32,7 +32,12 @@ def test_every_file_that_is_named_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["README.md", *(f"tests/{d}/README.md" for d in ("learning", "benchmarks", "faults"))]
+    "file",
+    [
+        "README.md",
+        "rllib_haml/algorithms/README.md",
+        *(f"tests/{d}/README.md" for d in ("learning", "benchmarks", "faults")),
+    ],
 )
 def test_every_link_leads_somewhere(file: str) -> None:
     text = (ROOT / file).read_text()
