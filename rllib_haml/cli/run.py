@@ -27,6 +27,7 @@ from rllib_haml.cli.options import TrainOptions
 from rllib_haml.cli.progress import ProgressLines
 from rllib_haml.cli.report import report
 from rllib_haml.cli.resources import WaitingLines, trial_shortage
+from rllib_haml.cli.result_files import result_files
 from rllib_haml.cli.resume import NEVER_BEGUN, EarlierRun, earlier_run
 from rllib_haml.cli.starts import check_starts
 from rllib_haml.cli.storage import check_storage, experiment_path, storage_root
@@ -229,6 +230,7 @@ def _new_tuner(experiment: Experiment, options: TrainOptions) -> Tuner:
             callbacks=[
                 ProgressLines(experiment.name, experiment.num_trials),
                 WaitingLines(experiment.name),
+                *result_files(experiment.tune_callbacks),
                 EndsWithCheckpoints(experiment.name),
                 *([TimedCheckpoints()] if experiment.checkpoints.get("checkpoint_frequency") else []),
                 *experiment.tune_callbacks,
