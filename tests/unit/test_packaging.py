@@ -76,6 +76,25 @@ def test_the_metadata_is_complete(metadata: Message) -> None:
     assert {"mujoco", "mpe", "dev"} <= set(PROJECT["optional-dependencies"])
 
 
+def test_its_links_say_where_they_lead(metadata: Message) -> None:
+    links = dict(line.split(", ", 1) for line in metadata.get_all("Project-URL", []))
+    assert {"LoRASA (Zhang et al. 2025)", "RLlib"} <= links.keys()
+    assert all(url.startswith("https://") for url in links.values())
+
+
+def test_what_the_last_line_tells_to_run_comes_along(metadata: Message) -> None:
+    """`tensorboard --logdir`, after a run."""
+    assert "TensorBoard  tensorboard --logdir" in (ROOT / "rllib_haml/cli/report.py").read_text()
+    requirements = map(Requirement, metadata.get_all("Requires-Dist", []))
+    assert "tensorboard" in {one.name for one in requirements if one.marker is None}
+
+
+def test_the_package_is_the_command_too() -> None:
+    done = subprocess.run([sys.executable, "-m", "rllib_haml", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {"train", "evaluate", "validate"} <= set(done.stdout.split())
+
+
 def test_the_licence_travels_along(wheel: ZipFile, metadata: Message) -> None:
     assert metadata.get_all("License-File") == ["LICENSE"]
     assert dist_info(wheel, "licenses/LICENSE") == (ROOT / "LICENSE").read_text(encoding="utf-8")
