@@ -71,12 +71,5 @@ def _replace(learner: Any, adapters: dict[str, StateDict]) -> None:
 
 def send_weights(algorithm: Any) -> None:
     """The learners' weights to all env runners, which take none that are as old as their own."""
-    algorithm.sampler.forget()
-
-    def forget(env_runner: Any) -> None:
-        env_runner._weights_seq_no = 0
-
-    for group in (algorithm.env_runner_group, algorithm.eval_env_runner_group):
-        if group is not None:
-            group.foreach_env_runner(forget)
+    algorithm.accept_any_weights()
     algorithm.sampler.take_weights(algorithm.learner_group)

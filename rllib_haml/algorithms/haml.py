@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import random
 from typing import Any
 
-import numpy as np
-import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo import PPO
+from ray.rllib.core import COMPONENT_LEARNER_GROUP
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -25,11 +23,13 @@ from ray.tune.result import SHOULD_CHECKPOINT
 
 from rllib_haml.algorithms.evaluation import WholeEpisodes
 from rllib_haml.algorithms.every_learner import on_every_learner
+from rllib_haml.algorithms.generators import generators, restore_generators
 from rllib_haml.algorithms.haml_config import HAMLConfig
 from rllib_haml.algorithms.placement import check_placement
 from rllib_haml.algorithms.skip_watch import SkipWatch
 from rllib_haml.checkpoints.whole import WholeCheckpoints
 from rllib_haml.envs.registry import resolve_env
+from rllib_haml.learners.configured_learner import NUM_ENV_STEPS_BEFORE
 from rllib_haml.sampling.construction import constructors_errors_first, raise_constructor_error
 from rllib_haml.sampling.finite_fragments import check_fragments
 from rllib_haml.sampling.fragment import JointTrainingData, in_batch_order, reunited
@@ -94,6 +94,7 @@ class HAML(WholeCheckpoints, WholeEpisodes, PPO):
 
     @override(PPO)
     def training_step(self) -> None:
+        steps_before = self._env_steps()
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             sample = self.sampler.collect()
             self.metrics.aggregate(sample.results, key=ENV_RUNNER_RESULTS)
@@ -107,10 +108,12 @@ class HAML(WholeCheckpoints, WholeEpisodes, PPO):
         self._team_returns.add(fragments)
         self.metrics.log_dict(self._team_returns.summary(), key=ENV_RUNNER_RESULTS, window=1)
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
-            steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
             results = self.learner_group.update(
                 training_data=JointTrainingData(episodes=in_batch_order(reunited(fragments))),
-                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps},
+                timesteps={
+                    NUM_ENV_STEPS_BEFORE: steps_before,
+                    NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps(),
+                },
             )
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
@@ -121,6 +124,10 @@ class HAML(WholeCheckpoints, WholeEpisodes, PPO):
             fits = on_every_learner(self, lambda learner: learner.fit_critics())
             self.metrics.aggregate(fits, key=LEARNER_RESULTS)
         self._skip_watch.look(self)
+
+    def _env_steps(self) -> int:
+        """Of the whole run so far."""
+        return int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
 
     @override(PPO)
     def evaluate(self, *args: Any, **kwargs: Any) -> ResultDict:
@@ -152,46 +159,40 @@ class HAML(WholeCheckpoints, WholeEpisodes, PPO):
     @override(PPO)
     def get_state(self, *args: Any, **kwargs: Any) -> StateDict:
         state = super().get_state(*args, **kwargs)
-        generators = {
-            "python": random.getstate(),
-            "numpy": np.random.get_state(),
-            "torch": torch.get_rng_state().numpy(),
-        }
-        return {**state, GENERATORS: generators, TEAM_RETURNS: self._team_returns.get_state()}
+        return {**state, GENERATORS: generators(), TEAM_RETURNS: self._team_returns.get_state()}
 
     @override(PPO)
     def set_state(self, state: StateDict) -> None:
+        if COMPONENT_LEARNER_GROUP in state:
+            self._before_restoring()
         super().set_state(state)
-        if self.config.num_env_runners:
-            logger.warning(
-                "Restored without the running episodes: those of %d env runners start anew.",
-                self.config.num_env_runners,
-            )
+        if COMPONENT_LEARNER_GROUP in state:
+            self.sampler.take_weights(self.learner_group)
         if TEAM_RETURNS in state:
             self._team_returns.set_state(state[TEAM_RETURNS])
         if GENERATORS in state:
-            random.setstate(state[GENERATORS]["python"])
-            np.random.set_state(state[GENERATORS]["numpy"])
-            torch.set_rng_state(torch.from_numpy(np.array(state[GENERATORS]["torch"])))
+            restore_generators(self, state[GENERATORS])
 
     @override(PPO)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         super().restore_from_path(path, *args, **kwargs)
-        if self.env_runner_group is not None:
-            self.sampler.take_weights(self.learner_group)
+        self.sampler.take_weights(self.learner_group)
 
     @override(WholeCheckpoints)
     def _before_restoring(self) -> None:
-        if self.env_runner_group is not None:
-            self.sampler.forget()
-
-        # Everyone applies weights only if they are newer than their own: forget how new these are, so
-        # that an older checkpoint can be restored into a running algorithm.
-        def forget(component: Any, _: Any = None) -> None:
-            component._weights_seq_no = 0
-
-        if self.learner_group is not None:
-            on_every_learner(self, forget)
-        if self.env_runner_group is not None:
-            self.env_runner_group.foreach_env_runner(forget)
+        self.accept_any_weights()
+        on_every_learner(self, _forget_version)
         self._skip_watch.stuck = ""
+
+    def accept_any_weights(self) -> None:
+        """Lets all env runners take the weights that come next, older ones too, and drops what they sample
+        with theirs."""
+        self.sampler.forget()
+        for group in (self.env_runner_group, self.eval_env_runner_group):
+            if group is not None:
+                group.foreach_env_runner(_forget_version)
+
+
+def _forget_version(component: Any, *_: Any) -> None:
+    """Learners and env runners apply weights only if they are newer than their own."""
+    component._weights_seq_no = 0

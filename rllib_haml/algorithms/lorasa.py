@@ -12,7 +12,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.typing import ResultDict, StateDict
 
 from rllib_haml.algorithms.adapter_swap import check_adapters_act, load_adapter, running_adapter
@@ -63,8 +62,7 @@ class LoRASA(HAML):
 
     def _progress(self) -> tuple[int, float | None]:
         """Env steps so far, and the team's return."""
-        steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
-        return int(steps), self._team_returns.summary().get("team_return_mean")
+        return self._env_steps(), self._team_returns.summary().get("team_return_mean")
 
     def save_adapter(self, policy: str, directory: str | Path) -> None:
         """Writes the adapter of `policy` as PEFT's files, as `rllib adapters export` does.

@@ -35,7 +35,6 @@ class IndependentLearner(OnPolicyTeamLearner):
 
     @override(OnPolicyTeamLearner)
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
-        self._end_update()
         joint = JointBatch.of(batch, self._critic_ids()[0])
         rows, losses = self._rows(joint), {}
         self._bounds: list[Tensor] = []

@@ -163,7 +163,7 @@ class LoRASALearner(OnPolicyTeamLearner):
 
     def _log_audit(self, advantage: TeamAdvantage) -> None:
         adapters = {name: self.module[name].unwrapped() for name in advantage.joint.policies}
-        key = self._sweep_seed, self._weights_seq_no
+        key = self.sweep_seed, self._weights_seq_no
         audit = report_adapters(adapters, advantage.joint, advantage.rows.total, key)
         self.metrics.log_dict(audit.metrics(), key=ALL_MODULES, window=1)
         for name, figures in audit.by_agent().items():

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from typing import Any
 
 import torch
 from ray.rllib.core import ALL_MODULES
-from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
-from ray.rllib.utils.numpy import convert_to_numpy
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.typing import ResultDict, StateDict
 from torch import Tensor
 
-from rllib_haml.haml import AdaptiveDrift, Drift, JointRows, NotFinite, Player, Policy, SweepResult, sweep
+from rllib_haml.haml import AdaptiveDrift, JointRows, NotFinite, Player, Policy, SweepResult, sweep
 from rllib_haml.learners import diagnostics
 from rllib_haml.learners.advantages import TeamAdvantage
 from rllib_haml.learners.batch import JointBatch
 from rllib_haml.learners.collectives import all_reduce, broadcast
+from rllib_haml.learners.configured_learner import ConfiguredLearner
 from rllib_haml.learners.module_policy import ModulePolicy, RecurrentPolicy
+from rllib_haml.learners.policy_drifts import DRIFTS, PolicyDrifts
 from rllib_haml.learners.sequences import common_seq_len
 from rllib_haml.learners.skipped_updates import SkippedUpdates
 from rllib_haml.learners.state_values import StateValues
@@ -29,13 +28,13 @@ from rllib_haml.learners.team_critic import TeamCritic
 from rllib_haml.modules.critic import CRITIC, Critic
 
 logger = logging.getLogger("rllib_haml")
-SWEEP_SEED, DRIFTS, CRITIC_MEMORIES = "sweep_seed", "drifts", "critic_memories"
+SWEEP_SEED, CRITIC_MEMORIES = "sweep_seed", "critic_memories"
 SKIPPED_UPDATES = "skipped_updates"
 # Behaviour and learner evaluate the same weights; more than rounding between them is a defect.
 WARN_BEHAVIOUR_GAP = 1e-4
 
 
-class OnPolicyTeamLearner(TorchLearner):
+class OnPolicyTeamLearner(ConfiguredLearner):
     """Runs the whole sweep in one call of `update`: it owns its epochs and minibatches.
 
     `fit_critics` is the rest of the update; a caller who leaves it out has it done before the next one.
@@ -53,17 +52,17 @@ class OnPolicyTeamLearner(TorchLearner):
         """The policies and the critic."""
         return self._module
 
-    @override(TorchLearner)
+    @override(ConfiguredLearner)
     def build(self) -> None:
         super().build()
         for module in self.module.values():
             broadcast(t.data for t in [*module.parameters(), *module.buffers()])
-        self._sweep_seed = self._agree_on_seed()
+        self.sweep_seed = self._agree_on_seed()
         self.skipped = SkippedUpdates(self.module)
         self._unfitted: list[tuple[str, StateValues, TeamAdvantage, tuple[int | str, ...]]] = []
-        self._timesteps: dict[str, Any] = {}
         # Kept from update to update.
-        self._drifts = {name: self._make_drift(name) for name in self._policy_ids()}
+        drifts = {name: self.config.get_config_for_module(name).make_drift() for name in self._policy_ids()}
+        self._drifts = PolicyDrifts(drifts, self._device)
         self._max_seq_len = common_seq_len(self.module)
         self._critics = {
             critic_id: TeamCritic(
@@ -83,11 +82,6 @@ class OnPolicyTeamLearner(TorchLearner):
             for module_id in self._policy_ids()
         }
 
-    def _make_drift(self, module_id: str) -> Drift:
-        # One given as an object is each policy's own: some adapt.
-        drift = copy.deepcopy(self.config.get_config_for_module(module_id).make_drift())
-        return drift.to(self._device) if isinstance(drift, torch.nn.Module) else drift
-
     def _critic_ids(self) -> list[str]:
         return sorted(name for name, module in self.module.items() if isinstance(module.unwrapped(), Critic))
 
@@ -99,11 +93,11 @@ class OnPolicyTeamLearner(TorchLearner):
         broadcast([own])
         return int(own) if self.config.seed is None else int(self.config.seed)
 
-    @override(TorchLearner)
+    @override(ConfiguredLearner)
     def _make_modules_ddp_if_necessary(self) -> None:
         """Not wrapped: a player's gradient touches one module, and DDP expects all of them to move."""
 
-    @override(TorchLearner)
+    @override(ConfiguredLearner)
     def should_module_be_updated(self, module_id: str, multi_agent_batch: Any = None) -> bool:
         """All rows reach `_update`: the compound ratio and the critic need those of frozen policies too."""
         return True
@@ -111,7 +105,7 @@ class OnPolicyTeamLearner(TorchLearner):
     def _is_trained(self, module_id: str) -> bool:
         return super().should_module_be_updated(module_id, None)
 
-    @override(TorchLearner)
+    @override(ConfiguredLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         config = config or self.config
         parameters = [p for p in self.module[module_id].parameters() if p.requires_grad]
@@ -124,15 +118,15 @@ class OnPolicyTeamLearner(TorchLearner):
             lr_or_lr_schedule=config.critic_lr if module_id in self._critic_ids() else config.lr,
         )
 
-    @override(TorchLearner)
+    @override(ConfiguredLearner)
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        self._end_update()
         super().before_gradient_based_update(timesteps=timesteps)
         for schedule in self._entropy.values():
             schedule.update(timestep=timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
 
-    @override(TorchLearner)
+    @override(ConfiguredLearner)
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
-        self._end_update()
         joint = JointBatch.of(batch)
         rows = self._rows(joint)
         values, advantage = self._critics[CRITIC].estimate(joint, rows)
@@ -148,7 +142,7 @@ class OnPolicyTeamLearner(TorchLearner):
             advantage,
             order=config.make_order(),
             rows=advantage.rows,
-            key=(self._sweep_seed, self._weights_seq_no),
+            key=(self.sweep_seed, self._weights_seq_no),
             simultaneous=config.update_scheme == "simultaneous",
             compound_clip=config.compound_bound(),
         )
@@ -162,7 +156,7 @@ class OnPolicyTeamLearner(TorchLearner):
         """The modules that a player's step moves."""
         return [name]
 
-    @override(TorchLearner)
+    @override(ConfiguredLearner)
     def compute_loss_for_module(self, **kwargs: Any) -> Any:
         """Abstract in RLlib, whose own update would call it; here a policy's objective needs the sweep."""
         raise NotImplementedError("The sweep computes each policy's objective; override `_update` instead.")
@@ -215,28 +209,20 @@ class OnPolicyTeamLearner(TorchLearner):
                     drift.adapt(float(kl))
 
     def _fit_later(self, critic_id: str, values: StateValues, advantage: TeamAdvantage) -> None:
-        key = (self._sweep_seed, self._weights_seq_no, critic_id)
+        key = (self.sweep_seed, self._weights_seq_no, critic_id)
         self._unfitted.append((critic_id, values, advantage, key))
 
     def fit_critics(self) -> ResultDict:
-        """Ends the update: the critics' epochs, then new learning rates. Returns their metrics."""
+        """Ends the update: the critics' epochs. Returns their metrics."""
         self._end_update()
         return self.metrics.reduce()
 
     def _end_update(self) -> None:
-        if not self._unfitted:
-            return
         for critic_id, values, advantage, key in self._unfitted:
             report, fault = self._critics[critic_id].fit(values, advantage, key)
             self._count(critic_id, fault)
             self.metrics.log_dict(report, key=critic_id, window=1)
         self._unfitted.clear()
-        super().after_gradient_based_update(timesteps=self._timesteps)
-
-    @override(TorchLearner)
-    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Learning rates wait for `fit_critics`, as the critics' epochs do."""
-        self._timesteps = timesteps
 
     def _count(self, module_id: str, fault: NotFinite | None) -> None:
         self.metrics.log_dict(self.skipped.count(module_id, fault), key=module_id, window=1)
@@ -277,30 +263,27 @@ class OnPolicyTeamLearner(TorchLearner):
         of_team = diagnostics.of_factor(result.log_factor.exp(), advantage.joint.any_active, advantage.rows)
         self.metrics.log_dict(of_team | {"improvement_lower_bound": bound}, key=ALL_MODULES, window=1)
 
-    @override(TorchLearner)
+    @override(ConfiguredLearner)
     def get_state(self, *args: Any, **kwargs: Any) -> StateDict:
         if kwargs.get("inference_only"):
             return super().get_state(*args, **kwargs)  # goes to env runners, after every update
-        drifts = {k: d.state_dict() for k, d in self._drifts.items() if isinstance(d, torch.nn.Module)}
         memories = {k: c.memory.get_state() for k, c in self._critics.items() if c.memory is not None}
         own = {
-            SWEEP_SEED: self._sweep_seed,
-            DRIFTS: convert_to_numpy(drifts),
+            SWEEP_SEED: self.sweep_seed,
             CRITIC_MEMORIES: memories,
             SKIPPED_UPDATES: self.skipped.get_state(),
         }
-        return {**super().get_state(*args, **kwargs), **own}
+        return {**super().get_state(*args, **kwargs), **own, **self._drifts.get_state()}
 
-    @override(TorchLearner)
+    @override(ConfiguredLearner)
     def set_state(self, state: StateDict) -> None:
         super().set_state(state)
         self._unfitted.clear()
-        self._sweep_seed = state.get(SWEEP_SEED, self._sweep_seed)
+        self.sweep_seed = state.get(SWEEP_SEED, self.sweep_seed)
         self.skipped.set_state(state.get(SKIPPED_UPDATES, {}))
         for name, known in state.get(CRITIC_MEMORIES, {}).items():
             memory = self._critics[name].memory
             if memory is not None:
                 memory.set_state(known)
-        for name, values in state.get(DRIFTS, {}).items():
-            drift: Any = self._drifts[name]
-            drift.load_state_dict({k: torch.as_tensor(v) for k, v in values.items()})
+        if DRIFTS in state:
+            self._drifts.set_state(state)

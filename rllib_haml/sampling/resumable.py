@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.debug import update_global_seed_if_necessary
 from ray.rllib.utils.typing import StateDict
 
 from rllib_haml.sampling.actor_states import ActorStates
@@ -80,7 +81,7 @@ class ResumableEnvRunner(MultiAgentEnvRunner):
             own = {}
         if not own:
             if not self._started and was_restarted():
-                self._begin_anew()
+                begin_anew(self, self._weights_seq_no)
             return
         self._generator.set_state(torch.from_numpy(np.array(own["generator"])))
         needs_reset = own.get("needs_reset", False)
@@ -102,10 +103,23 @@ class ResumableEnvRunner(MultiAgentEnvRunner):
         self._episodes.set_state(own["episodes"])
         self._started, self._needs_initial_reset = True, needs_reset
 
-    def _begin_anew(self) -> None:
-        """Does not repeat what it began with before it was started again."""
-        if self._seed is not None:
-            number = np.random.SeedSequence([self._seed, self._weights_seq_no]).generate_state(1)
-            self._generator.manual_seed(int(number[0]))
-            self._seed = int(number[0])
-        self._started, self._needs_initial_reset = False, True
+
+def begin_anew(env_runner: Any, version: int) -> None:
+    """Lets an env runner, this package's or RLlib's, begin new episodes with its next sample.
+
+    If its config has a seed, its random numbers now come of that, of which env runner it is, and of the
+    `version` of the weights: it does not repeat what it began with.
+    """
+    env_runner._needs_initial_reset = True
+    if isinstance(env_runner, ResumableEnvRunner):
+        env_runner._started = False
+    config, index = env_runner.config, env_runner.worker_index or 0
+    if config.seed is None:
+        return
+    words = [int(config.seed), index, int(config.in_evaluation), version]
+    # Seeds of single environments are larger by a little, and fit into 32 bits.
+    env_runner._seed = int(np.random.SeedSequence(words).generate_state(1)[0]) >> 1
+    if isinstance(env_runner, ResumableEnvRunner):
+        env_runner._generator.manual_seed(env_runner._seed)
+    if index:  # else the process is the algorithm's
+        update_global_seed_if_necessary(config.framework_str, env_runner._seed)
