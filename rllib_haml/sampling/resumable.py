@@ -110,6 +110,8 @@ def begin_anew(env_runner: Any, version: int) -> None:
     If its config has a seed, its random numbers now come of that, of which env runner it is, and of the
     `version` of the weights: it does not repeat what it began with.
     """
+    if env_runner.env is None:  # it does not sample
+        return
     env_runner._needs_initial_reset = True
     if isinstance(env_runner, ResumableEnvRunner):
         env_runner._started = False
