@@ -43,6 +43,10 @@ CRITIC_UPDATE_TIMER = "critic_update_timer"
 NUM_ENV_STEPS_STALE_LIFETIME = "num_env_steps_stale_lifetime"
 NUM_ENV_RUNNER_RESTARTS_LIFETIME = "num_env_runner_restarts_lifetime"
 NUM_HEALTHY_ENV_RUNNERS = "num_healthy_env_runners"
+_FIXED = (
+    "Cannot {} module {!r}: who follows which policy is decided once, before training, and the learners' "
+    "batch is laid out by it. Build another algorithm, with `policies` and `policy_mapping_fn` of its own."
+)
 
 
 class HAML(WholeCheckpoints, WholeEpisodes, PPO):
@@ -153,6 +157,22 @@ class HAML(WholeCheckpoints, WholeEpisodes, PPO):
             logger.warning("Env runners %s have been started again.", restored)
         self.metrics.log_value(NUM_ENV_RUNNER_RESTARTS_LIFETIME, len(restored), reduce="lifetime_sum")
         return restored
+
+    @override(PPO)
+    def add_module(self, module_id: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        Raises:
+            ValueError: Always: a run has the policies that it began with.
+        """
+        raise ValueError(_FIXED.format("add", module_id))
+
+    @override(PPO)
+    def remove_module(self, module_id: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        Raises:
+            ValueError: Always: a run has the policies that it began with.
+        """
+        raise ValueError(_FIXED.format("remove", module_id))
 
     # Checkpoints.
 

@@ -58,10 +58,12 @@ def from_episode(episode: MultiAgentEpisode, team: Team, source: tuple[int, int]
 
     Raises:
         ValueError: If the environment gives a state and the episode's infos do not hold it, or the infos
-            hold an action mask, or an agent was not observed where the chunk was cut.
+            hold an action mask, or an agent was not observed where the chunk was cut, or followed another
+            policy than the team's.
         EnvironmentFault: If a mask allowed an acting agent nothing, or agents tell no one outcome.
     """
     _refuse_masks_in_infos(episode, team)
+    _refuse_other_policies(episode, team)
     length = len(episode)
     terminated, truncated = _ends(episode)
     columns = {agent: _AgentRows(episode, agent, length, terminated) for agent in team.agents}
@@ -108,6 +110,17 @@ def _refuse_masks_in_infos(episode: MultiAgentEpisode, team: Team) -> None:
                 f"Agent {agent_id!r} has its action mask in infos, which RLlib's MultiAgentEnvRunner does "
                 f"not obey: put it into a Dict observation under 'action_mask', or do without what needs "
                 f"that env runner (the log says what)."
+            )
+
+
+def _refuse_other_policies(episode: MultiAgentEpisode, team: Team) -> None:
+    """An env runner or callback of the user's may have mapped the episode's agents by itself."""
+    for agent_id, agent in episode.agent_episodes.items():
+        if agent.module_id != team.module_of[agent_id]:
+            raise ValueError(
+                f"Agent {agent_id!r} followed the policy {agent.module_id!r} in an episode, but "
+                f"{team.module_of[agent_id]!r} was decided on for the whole training: let the env runner or "
+                f"callback that mapped it leave `policy_mapping_fn` of the config as it is."
             )
 
 

@@ -13,8 +13,10 @@ from gymnasium.spaces import Box, Discrete
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 
-from rllib_haml import HAPPOConfig, HATRPOConfig, IPPOConfig, LoRASAConfig, MAPPOConfig
+from rllib_haml import HAPPO, HAPPOConfig, HATRPOConfig, IPPOConfig, LoRASAConfig, MAPPOConfig
+from rllib_haml.sampling.from_episodes import as_fragments
 from rllib_haml.sampling.joint_env_runner import JointEnvRunner
 from rllib_haml.sampling.policy_mapping import DecidedMapping, decide
 
@@ -173,6 +175,27 @@ def test_an_agent_that_was_never_declared_has_no_policy() -> None:
     mapping = DecidedMapping(decide(pairs, AGENTS, "policy_mapping_fn"), pairs)
     with pytest.raises(ValueError, match=r"agent 'stranger'.*\['a', 'b', 'c', 'd'\].*possible_agents"):
         mapping("stranger")
+
+
+def test_policies_cannot_be_changed_in_a_running_algorithm() -> None:
+    """RLlib's own way would hand env runners a mapping that learners know nothing of."""
+    algo = object.__new__(HAPPO)
+    with pytest.raises(ValueError, match=r"Cannot add module 'main_1': who follows which policy is decided"):
+        algo.add_module("main_1", RLModuleSpec(), new_agent_to_module_mapping_fn=pairs)
+    with pytest.raises(ValueError, match="Cannot remove module 'a'"):
+        algo.remove_module("a", new_agent_to_module_mapping_fn=pairs)
+
+
+def test_an_episode_that_somebody_else_mapped_is_refused() -> None:
+    made = config(pairs).env_runners(env_runner_cls=MultiAgentEnvRunner)
+    made.validate()
+    runner = MultiAgentEnvRunner(config=made)
+    assert as_fragments(runner.sample(num_timesteps=4), made), "control"
+    made.multi_agent(policy_mapping_fn=lambda agent, episode: "right")
+    runner.config = made
+    episodes = runner.sample(num_timesteps=4, force_reset=True)
+    with pytest.raises(ValueError, match=r"Agent 'a' followed the policy 'right'.*'left' was decided on"):
+        as_fragments(episodes, made)
 
 
 @pytest.mark.parametrize("mapping", [None, lambda agent, *_: f"of_{type(agent).__name__}"])
