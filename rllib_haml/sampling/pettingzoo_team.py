@@ -20,6 +20,9 @@ from rllib_haml.sampling.team_env import (
     check_declared,
     declared_agents,
     declared_space,
+    demand_observations,
+    demand_rewards,
+    demand_someone,
     has_own_state,
     unpacked,
 )
@@ -54,7 +57,9 @@ class PettingZooTeam:
         obs, infos = unpacked("reset", RESET, self.env.reset(seed=seed))
         check_declared(self._declared, obs, "an observation")
         self._over = False
-        return TimeStep(obs, self._alive(()), {}, False, False, infos or {})
+        acting = self._alive(())
+        demand_someone(acting)
+        return TimeStep(obs, acting, {}, False, False, infos or {})
 
     def step(self, actions: dict[AgentID, Any]) -> TimeStep:
         returned = unpacked("step", STEP, self.env.step(actions))
@@ -63,9 +68,11 @@ class PettingZooTeam:
         check_declared(self._declared, rewards, "a reward")
         check_declared(self._declared, terminations, "a termination flag")
         check_declared(self._declared, truncations, "a truncation flag")
+        demand_rewards(actions, rewards)
         done: list[AgentID] = []
         if any(terminations.values()) or any(truncations.values()):
             done = [a for a in self.agents if terminations.get(a) or truncations.get(a)]
+            demand_observations([a for a in actions if truncations.get(a) and not terminations.get(a)], obs)
         acting = self._alive(done)
         if acting:
             return TimeStep(obs, acting, rewards, False, False, infos)

@@ -15,7 +15,8 @@ def reward_row(agents: Sequence[AgentID], now: TimeStep, acted: Sequence[AgentID
     """(N,) numbers, one for each of `agents`; 0 for one that did not act and got none.
 
     Raises:
-        EnvironmentFault: One that `acted` and observed got no reward, or a reward is not a number.
+        EnvironmentFault: One that `acted` and observed got no reward, or a reward is no number. (`TeamEnv`s
+            know of those who are not observed until when they may be rewarded.)
     """
     rewards = now.rewards
     try:

@@ -19,6 +19,9 @@ from rllib_haml.sampling.team_env import (
     check_declared,
     declared_agents,
     declared_space,
+    demand_observations,
+    demand_rewards,
+    demand_someone,
     has_own_state,
     unpacked,
 )
@@ -54,13 +57,13 @@ class RLlibTeam:
         self._acting: list[AgentID] = []
         self._seen: set[AgentID] = set()
         self._done: set[AgentID] = set()
+        self._unpaid: set[AgentID] = set()  # acted, and may be rewarded when they are observed again
 
     def reset(self, seed: int | None) -> TimeStep:
         obs, infos = unpacked("reset", RESET, self.env.reset(seed=seed))
         check_declared(self._declared, obs, "an observation")
-        if not obs:
-            raise EnvironmentFault("reset returned no observation, so nobody acts")
-        self._seen, self._done = set(obs), set()
+        demand_someone(obs)
+        self._seen, self._done, self._unpaid = set(obs), set(), set()
         return TimeStep(obs, self._present(obs), {}, False, False, infos or {})
 
     def step(self, actions: dict[AgentID, Any]) -> TimeStep:
@@ -77,27 +80,30 @@ class RLlibTeam:
         for flags in (terminateds, truncateds):
             self._done.update(agent for agent, flag in flags.items() if flag)
         terminated, truncated = self._team_end(terminateds, truncateds, infos)
-        if truncated and not obs and self.state_space is None:
-            raise EnvironmentFault(
-                "a time limit ended the episode without an observation: return everyone's last one, which "
-                "tells what the state was still worth"
-            )
+        gone = self._done
         if terminated or truncated:
             gone = {a for a, flag in terminateds.items() if flag} if truncated else set()
-            return TimeStep(obs, self._present(obs, gone), rewards, terminated, truncated, infos)
-        return TimeStep(obs, self._present(obs, self._done), rewards, False, False, infos)
+        now = TimeStep(obs, self._present(obs, gone), rewards, terminated, truncated, infos)
+        self._demand_last(actions, now, (terminateds, truncateds))
+        return now
 
     def state(self) -> np.ndarray | None:
         return self.env.state()  # pyright: ignore[reportAttributeAccessIssue]
 
     def get_state(self) -> dict[str, Any]:
         env: Any = self.env
-        return {"env": env.get_state(), "seen": set(self._seen), "done": set(self._done)}
+        return {
+            "env": env.get_state(),
+            "seen": set(self._seen),
+            "done": set(self._done),
+            "unpaid": set(self._unpaid),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         env: Any = self.env
         env.set_state(state["env"])
         self._seen, self._done = set(state["seen"]), set(state["done"])
+        self._unpaid = set(state.get("unpaid", ()))  # older states have none
 
     def _present(self, obs: Mapping[AgentID, Any], gone: Collection[AgentID] = ()) -> Sequence[AgentID]:
         """Who got an observation and is not `gone`, in declared order."""
@@ -105,6 +111,19 @@ class RLlibTeam:
         if present != self._acting:
             self._acting = present
         return self._acting
+
+    def _demand_last(
+        self, actions: Collection[AgentID], now: TimeStep, flags: tuple[Mapping[AgentID, Any], ...]
+    ) -> None:
+        """Who leaves gets nothing later: rewards of who acted, and what is seen of who was cut off."""
+        terminateds, truncateds = flags
+        self._unpaid.update(actions)
+        self._unpaid.difference_update(now.rewards)
+        over = now.terminated or now.truncated
+        demand_rewards(self._unpaid if over else self._unpaid & self._done, now.rewards)
+        if now.truncated or any(truncateds.values()):
+            cut_off = [a for a in actions if (now.truncated or truncateds.get(a)) and not terminateds.get(a)]
+            demand_observations(cut_off, now.obs)
 
     def _demand_flags(self, flagged: Collection[AgentID]) -> None:
         """Without `__all__`, whoever is not told about would be taken for one who goes on, for ever."""

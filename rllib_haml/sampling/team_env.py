@@ -6,7 +6,7 @@ here, once, for the fast sampler and for RLlib's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -167,3 +167,30 @@ def check_declared(agents: frozenset[AgentID], returned: Mapping[AgentID, Any], 
             f"it returned {entry} for an agent that possible_agents does not declare; it declares {declared}",
             agent=stranger,
         )
+
+
+def demand_someone(acting: Collection[AgentID]) -> None:
+    """Raises an `EnvironmentFault` if a reset leaves nobody to act."""
+    if not acting:
+        raise EnvironmentFault("reset returned no observation, so nobody acts")
+
+
+def demand_rewards(acted: Iterable[AgentID], rewards: Mapping[AgentID, Any]) -> None:
+    """Raises an `EnvironmentFault` if one of those who `acted` has no reward, and will have none."""
+    for agent in acted:
+        if agent not in rewards:
+            raise EnvironmentFault(
+                "it acted but got no reward: return one for everyone who acted, also in the last step",
+                agent=agent,
+            )
+
+
+def demand_observations(truncated: Iterable[AgentID], obs: Mapping[AgentID, Any]) -> None:
+    """Raises an `EnvironmentFault` if an agent that was cut off is not shown what its state was worth."""
+    for agent in truncated:
+        if agent not in obs:
+            raise EnvironmentFault(
+                "it was truncated without a last observation, which tells what the state was still worth: "
+                "return one for everyone who acted",
+                agent=agent,
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import fake_envs
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_a_time_limit_without_a_last_observation():
         return vec.step({agent: np.stack([action]) for agent, action in actions.items()})
 
     assert one_step("terminated").terminated.all()  # nothing follows that would have a value
-    with pytest.raises(EnvironmentFault, match="time limit ended the episode without an observation"):
+    with pytest.raises(EnvironmentFault, match="truncated without a last observation"):
         one_step("truncated")
 
 
@@ -349,3 +350,69 @@ def test_a_space_that_cannot_be_sampled_from():
 
     with pytest.raises(TypeError, match="Text at word"):
         make_vector_team_env(Talks, 1)
+
+
+def last_lost(kind, what, end="terminated"):
+    """`kind` that ends after 3 steps without the last of `what`: 0 observations, 1 rewards."""
+
+    class Lost(kind):
+        def step(self, action_dict):
+            returned = list(super().step(action_dict))
+            if self.time == self.script.length:
+                for part in what:
+                    returned[part] = {}
+            return tuple(returned)
+
+    return fault_of(Lost, length=3, end=end)
+
+
+@KINDS
+@pytest.mark.parametrize("what", [(0, 1), (1,)])
+def test_whoever_acted_has_a_last_reward(kind, what):
+    fault = last_lost(kind, what)
+    assert "it acted but got no reward" in str(fault)
+    assert (fault.sub_env, fault.step) == (1, 3)
+    assert fault.agent in fake_envs.NAMES
+
+
+@KINDS
+def test_whoever_is_truncated_has_a_last_observation(kind):
+    fault = last_lost(kind, (0,), "truncated")
+    assert "truncated without a last observation" in str(fault)
+    assert fault.step == 3
+
+
+@KINDS
+def test_who_dies_unseen_and_unpaid_is_told_of(kind):
+    class Unpaid(kind):
+        def step(self, action_dict):
+            obs, rewards, *rest = super().step(action_dict)
+            if self.time == 2 and self.script.deaths:
+                del obs["carrier"], rewards["carrier"]
+            return obs, rewards, *rest
+
+    fault = fault_of(Unpaid, deaths={"carrier": 2}, length=4)
+    assert fault.agent == "carrier"
+    assert fault.step == 2
+
+
+def test_control_who_skips_steps_may_be_paid_later():
+    class Later(ScriptedMultiAgentEnv):
+        def step(self, action_dict):
+            obs, rewards, *rest = super().step(action_dict)
+            if "carrier" not in obs:
+                del rewards["carrier"]
+            return obs, rewards, *rest
+
+    play(Later, skips={"carrier": (2,)}, length=4)
+
+
+def test_a_reset_after_which_nobody_acts():
+    class Empty(ScriptedParallelEnv):
+        def reset(self, seed=None, options=None):
+            returned = super().reset(seed, options)
+            self.agents = []
+            return returned
+
+    with pytest.raises(EnvironmentFault, match=r"in reset\(\), sub-environment 0.*nobody acts"):
+        make_vector_team_env(Empty, 1).reset([0], [None])
