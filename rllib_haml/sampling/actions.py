@@ -52,11 +52,17 @@ def to_env_action(space: gym.Space, *, normalize: bool, clip: bool) -> Callable[
     if not (normalize or clip):
         return lambda action: action
     if isinstance(space, gym.spaces.Box) and space.dtype in (np.float32, np.float64) and normalize:
-        if not (space.bounded_below.all() and space.bounded_above.all()):
+        if not (space.bounded_below.any() or space.bounded_above.any()):
             return lambda action: action
         return _Unsquash(space.low, space.high)
     if isinstance(space, gym.spaces.Discrete):
         return lambda action: action
+    if normalize and isinstance(space, gym.spaces.Dict):
+        parts = {key: to_env_action(part, normalize=True, clip=clip) for key, part in space.items()}
+        return lambda action: {key: scale(action[key]) for key, scale in parts.items()}
+    if normalize and isinstance(space, gym.spaces.Tuple):
+        scales = [to_env_action(part, normalize=True, clip=clip) for part in space]
+        return lambda action: tuple(scale(part) for scale, part in zip(scales, action, strict=True))
     struct = get_base_struct_from_space(space)
     if normalize:
         return lambda action: unsquash_action(action, struct)
@@ -64,15 +70,23 @@ def to_env_action(space: gym.Space, *, normalize: bool, clip: bool) -> Callable[
 
 
 class _Unsquash:
-    """[-1, 1] → [low, high], clipped there; one temporary array."""
+    """[-1, 1] → [low, high], clipped there; one temporary array.
+
+    A number that is bounded on one side only has no scale: it stays as it is, and is clipped on that side.
+    """
 
     def __init__(self, low: np.ndarray, high: np.ndarray):
-        self.low, self.high, self._half = low, high, (high - low) / 2.0
+        self.low, self.high = low, high
+        scaled = np.isfinite(low) & np.isfinite(high)
+        # In the space's own precision, else it may lie outside.
+        self._shift = scaled.astype(low.dtype)
+        self._lowest = np.where(scaled, low, low.dtype.type(0))
+        self._half = np.where(scaled, high - self._lowest, low.dtype.type(2)) / 2.0
 
     def __call__(self, action: np.ndarray) -> np.ndarray:
-        out = action + self.low.dtype.type(1)  # in the space's own precision, else it may lie outside
+        out = action + self._shift
         out *= self._half
-        out += self.low
+        out += self._lowest
         np.maximum(out, self.low, out=out)
         return np.minimum(out, self.high, out=out)
 

@@ -13,11 +13,12 @@ from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_haml._typing import AgentID
+from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.fragment import JointFragment
 from rllib_haml.sampling.masks import MaskCheck, nothing_allowed
 from rllib_haml.sampling.outcomes import outcome_of
 from rllib_haml.sampling.seen import SEEN, Seen
-from rllib_haml.sampling.spaces import as_float32, holds_action_mask, zeros
+from rllib_haml.sampling.spaces import as_float32, holds_action_mask, leaves, zeros
 from rllib_haml.sampling.team import Team
 
 # Under this key an agent's info carries the environment's global state.
@@ -238,6 +239,8 @@ def _batched(space: spaces.Space, rows: Sequence[Any]) -> Any:
     if isinstance(space, spaces.Tuple):
         return tuple(_batched(sub, [row[i] for row in rows]) for i, sub in enumerate(space))
     dtype = np.int64 if isinstance(space, spaces.Discrete) else space.dtype
+    if misfit := leaves(space)[0].misfit(rows):
+        raise EnvironmentFault(f"an agent's {misfit}")
     return np.asarray(rows, dtype).reshape(len(rows), *(space.shape or ()))
 
 

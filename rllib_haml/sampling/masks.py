@@ -81,6 +81,9 @@ class ActionMasks:
                 f"its action_mask has shape {np.shape(mask)}, its action space needs {(self._sizes[agent],)}",
                 agent=agent,
             )
+        given = np.asarray(mask)
+        if given.dtype.kind != "b" and (given != (given != 0)).any():
+            raise EnvironmentFault(f"its action_mask is {given.tolist()}: expected 0 and 1", agent=agent)
         self._array(agent)[row] = mask
 
     def _array(self, agent: AgentID) -> np.ndarray:

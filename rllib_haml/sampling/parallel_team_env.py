@@ -11,6 +11,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.utils.typing import MultiAgentDict
 
 from rllib_haml._typing import AgentID
+from rllib_haml.sampling.faults import EnvironmentFault
 from rllib_haml.sampling.pettingzoo_team import PettingZooTeam
 from rllib_haml.sampling.spaces import assemble, leaves
 
@@ -87,9 +88,11 @@ class ParallelTeamEnv(MultiAgentEnv):
     def _cast(self, agent: AgentID, obs: Any) -> Any:
         space = self._team.observation_spaces[agent]
         arrays = []
-        for path, _, dtype in leaves(space):
+        for leaf in leaves(space):
             value = obs
-            for key in path:
+            for key in leaf.path:
                 value = value[key]
-            arrays.append(np.asarray(value, dtype))
+            if misfit := leaf.misfit(value):
+                raise EnvironmentFault(f"its {misfit}", environment=self._team.name, agent=agent)
+            arrays.append(np.asarray(value, leaf.dtype))
         return assemble(space, arrays)

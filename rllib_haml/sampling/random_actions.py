@@ -34,10 +34,11 @@ def uniform_actions(
             return _choose(allowed, 1, rng)[:, 0]
         if isinstance(part, spaces.MultiDiscrete):
             return _choose(allowed, part.nvec.size, rng).reshape(num_envs, *part.shape)
-        if isinstance(part, spaces.Box) and normalize and part.is_bounded():
-            return rng.uniform(-1, 1, (num_envs, *part.shape)).astype(np.float32)
         batch = gym.vector.utils.batch_space(part, num_envs)
         batch.seed(int(rng.integers(2**31)))
+        if isinstance(part, spaces.Box) and normalize and np.dtype(part.dtype).kind == "f":
+            scaled = rng.uniform(-1, 1, batch.shape or ()).astype(np.float32)
+            return np.where(part.bounded_below & part.bounded_above, scaled, batch.sample())
         return batch.sample()
 
     return draw(space)

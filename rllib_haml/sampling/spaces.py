@@ -10,11 +10,38 @@ from gymnasium import spaces
 
 
 class Leaf(NamedTuple):
-    """One array of an observation: where it lies in the tree, its shape and its type."""
+    """One array of an observation: where it lies in the tree, its shape and its type.
+
+    Attributes:
+        options: The first and the last value of a choice, which names its options; None of other numbers.
+    """
 
     path: tuple[Any, ...]
     shape: tuple[int, ...]
     dtype: np.dtype
+    options: tuple[Any, Any] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its numbers are no real ones, which all fit."""
+        return self.dtype.kind != "f"
+
+    def misfit(self, value: Any) -> str | None:
+        """What in `value`, one or many of these arrays, is not whole, or does not fit this type or these
+        options: numpy would wrap it or cut it without a word. None if nothing is, and of real numbers."""
+        if not self.is_whole:
+            return None
+        given = np.asarray(value)
+        with np.errstate(invalid="ignore"):
+            kept = given.astype(self.dtype)
+        wrong = kept != given
+        if self.options is not None:
+            wrong |= (given < self.options[0]) | (given > self.options[1])
+        if not wrong.any():
+            return None
+        where = "".join(f"[{key!r}]" for key in self.path)
+        range_ = "" if self.options is None else f" from {self.options[0]} to {self.options[1]}"
+        return f"observation{where} holds {given[wrong].flat[0]!s}, its space has {self.dtype}{range_}"
 
 
 def leaves(space: gym.Space, path: tuple[Any, ...] = ()) -> list[Leaf]:
@@ -30,8 +57,14 @@ def leaves(space: gym.Space, path: tuple[Any, ...] = ()) -> list[Leaf]:
     if isinstance(space, spaces.Tuple):
         return [leaf for i, sub in enumerate(space) for leaf in leaves(sub, (*path, i))]
     if isinstance(space, spaces.Discrete):
-        return [Leaf(path, (), np.dtype(np.int64))]
-    if isinstance(space, (spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)):
+        first = int(space.start)
+        return [Leaf(path, (), np.dtype(np.int64), (first, first + int(space.n) - 1))]
+    if isinstance(space, spaces.MultiDiscrete):
+        last = space.start + space.nvec - 1
+        return [Leaf(path, space.shape, np.dtype(space.dtype), (space.start, last))]
+    if isinstance(space, spaces.MultiBinary):
+        return [Leaf(path, space.shape, np.dtype(space.dtype), (0, 1))]
+    if isinstance(space, spaces.Box):
         dtype = np.dtype(space.dtype)
         return [Leaf(path, space.shape, np.dtype(np.float32) if dtype.kind == "f" else dtype)]
     where = f" at {'/'.join(map(str, path))}" if path else ""

@@ -60,9 +60,10 @@ def test_actions_reach_the_environment_as_through_rllib(name: str, normalize: bo
     struct = get_base_struct_from_space(space)
     for e in range(E):
         expected = tree.map_structure(lambda x, e=e: x[e], raw)
-        if normalize:
+        # RLlib leaves what is bounded on one side unclipped under `normalize`.
+        if normalize and name != "half bounded":
             expected = unsquash_action(expected, struct)
-        elif clip:
+        elif normalize or clip:
             expected = clip_action(expected, struct)
         row = tree.map_structure(lambda x, e=e: x[e], got)
         tree.map_structure(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6), row, expected)
