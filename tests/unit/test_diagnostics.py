@@ -162,3 +162,11 @@ def test_explained_variance() -> None:
     assert explained(value) == pytest.approx(1 - residual.var() / y.var(), rel=1e-4)
     assert explained(target) == pytest.approx(1)
     assert explained(torch.full((R,), 3.0)) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_policy_that_stays_is_clipped_nowhere() -> None:
+    """Ratios of exactly 1 are not outside 1 ± 0."""
+    before, after, active = evaluations()
+    step = mirror_step(before, active)
+    assert float(diagnostics.of_move(step, before, 0.0)["clip_fraction"]) == 0
+    assert float(diagnostics.of_move(step, after, 0.0)["clip_fraction"]) == pytest.approx(1), "control"

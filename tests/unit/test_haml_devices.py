@@ -42,6 +42,8 @@ def swept(neighbourhood: Any, order: Any, units: bool) -> dict[str, Any]:
         result = sweep(players, lambda factor: advantage + factor.double(), order=order, rows=rows)
     assert torch.empty(0).device.type == "cpu"
     assert result.log_factor.device.type == "cpu"
+    for report in result.reports.values():
+        assert not any(figure.requires_grad for figure in report.values()), "no graph is kept alive"
     return {name: [p.clone() for p in policy.parameters()] for name, policy in policies.items()}
 
 

@@ -206,6 +206,15 @@ def test_value_norm_floor_and_start() -> None:
     assert norm.normalise(torch.zeros(2)).dtype == norm.denormalise(torch.zeros(2)).dtype == torch.float32
 
 
+def test_value_norm_takes_in_a_single_return() -> None:
+    norm = ValueNorm(beta=0.5)
+    norm.update(torch.tensor([6.0], dtype=torch.float64))
+    norm.update(torch.tensor([0.0, 3.0], dtype=torch.float64))
+    mean, variance = (float(x) for x in norm.mean_var())
+    assert mean == pytest.approx((0.25 * 6 + 0.5 * 1.5) / 0.75)
+    assert variance == pytest.approx((0.25 * 36 + 0.5 * 4.5) / 0.75 - mean**2)
+
+
 def test_value_norm_ignores_a_batch_in_which_nothing_counts() -> None:
     norm, batch = ValueNorm(0.9), torch.tensor(reward_batches()[0])
     norm.update(batch[:0])

@@ -323,3 +323,29 @@ def test_the_entropy_bonus_raises_entropy() -> None:
         learner._update(columns_of(learner, fragments(learner.config.team)))
         entropies.append(float(learner.metrics.peek(("anchor", "entropy"))))
     assert entropies[0] > entropies[1] + 0.01
+
+
+def test_a_sampler_that_knows_other_probabilities_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Only of the policies that it concerns, and not of what rounding makes."""
+    learner = make_learner()
+    batch = columns_of(learner, fragments(learner.config.team))
+    for name, off in (("scout", 0.0), ("carrier", 1e-2), ("anchor", 1e-6)):
+        policy = learner._policy(name, batch[name], JointBatch.of(batch))
+        with torch.no_grad():
+            batch[name]["action_logp"] = policy.evaluate(slice(None)).log_prob.T + off
+    learner._update(batch)
+    told = [record.getMessage() for record in caplog.records if "log-probabilities" in record.getMessage()]
+    assert len(told) == 1
+    assert "Policy carrier" in told[0]
+    assert "0.01" in told[0]
+
+
+def test_a_state_that_is_taken_up_ends_what_was_not_finished() -> None:
+    """The critic's epochs that an update left for later are not those of the restored critic."""
+    learner = make_learner()
+    state = learner.get_state()
+    learner._update(columns_of(learner, fragments(learner.config.team)))
+    learner.set_state(state)
+    before = weights(learner)
+    learner.fit_critics()
+    assert moved(learner, before) == set()

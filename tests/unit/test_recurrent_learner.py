@@ -10,6 +10,7 @@ import torch
 import tree
 from fragments import TEAM, make_fragment
 from gymnasium import spaces
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from recurrent_cells import CELLS
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from rllib_haml.learners.batch import JointBatch
 from rllib_haml.learners.connector import JointBatchConnector
 from rllib_haml.learners.critic_memory import CriticMemory
 from rllib_haml.learners.module_policy import RecurrentPolicy
+from rllib_haml.learners.sequences import common_seq_len
 from rllib_haml.learners.state_values import RecurrentStateValues
 from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.critic import Critic
@@ -346,3 +348,19 @@ def test_the_critic_goes_on_where_the_episode_was_cut(caplog: pytest.LogCaptureF
     values = RecurrentStateValues(module, unknown, memory.recall(unknown), 3)
     assert (values.before - expected[6:]).abs().max() > 1e-3, "control: without its state it reads otherwise"
     assert "1 fragments in mid-episode" in caplog.text
+
+
+def test_all_recurrent_modules_have_one_sequence_length() -> None:
+    """RLlib's default where the config says none; those without memory have no say."""
+
+    def made(**model: Any) -> Any:
+        return Actor(observation_space=TEAM.observation_spaces["boss"],
+                     action_space=TEAM.action_spaces["boss"], model_config=model)  # fmt: skip
+
+    plain, usual = made(max_seq_len=7), made(use_lstm=True)
+    five, six = made(use_gru=True, max_seq_len=5), made(use_lstm=True, max_seq_len=6)
+    assert common_seq_len({"a": plain}) is None
+    assert common_seq_len({"a": plain, "b": usual}) == DefaultModelConfig().max_seq_len
+    assert common_seq_len({"a": five, "b": five, "c": plain}) == 5
+    with pytest.raises(ValueError, match=r"max_seq_len differs, {'a': 5, 'b': 6}"):
+        common_seq_len({"a": five, "b": six, "c": plain})

@@ -238,3 +238,17 @@ def _copy(members: dict[str, ModulePolicy]) -> list[torch.Tensor]:
         *(torch.cat([part["exp_avg_sq"].flatten() for part in state]) for state in states),
         *(torch.stack([part["step"] for part in state]) for state in states),
     ]
+
+
+@pytest.mark.parametrize("network", ["mlp", "gru"])
+@pytest.mark.parametrize("rows, agents", [(5, 2), (6, 2), (7, 1), (100, 1), (1, 12)])
+def test_a_product_takes_as_many_agents_as_their_rows_allow(
+    network: str, rows: int, agents: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sequence's steps are rows each, an observation's numbers are not."""
+    monkeypatch.setattr(adapter_stack, "ROWS_AT_ONCE", 12 if network == "mlp" else 48)
+    backbone = make_actor("box", network)
+    stack = adapter_stack.AdapterStack([learnt(backbone, i) for i in range(3)])
+    lead = (3, rows) if network == "mlp" else (3, rows, 4)
+    assert stack._agents_at_once({Columns.OBS: torch.zeros(*lead, 5)}) == agents
+    assert stack._agents_at_once({Columns.OBS: torch.zeros(*lead, 5, device="meta")}) is None
