@@ -252,3 +252,18 @@ def test_nothing_but_the_seed_decides() -> None:
         found.append(check_drift(ByPlace(), [family], states=2).worst)
     assert found[0] == found[1]
     assert torch.initial_seed() == 2
+
+
+class FallingKink:
+    """|x| of a difference x, with the gradient of the side on which it falls, -1."""
+
+    def __call__(self, move: Move) -> Tensor:
+        x = (move.candidate - move.present)[..., 0]
+        return torch.where(x <= 0, -x, x)
+
+
+def test_a_gradient_of_either_sign_is_a_slope() -> None:
+    """Steps along a random direction see less of it: no more than its size at a step of 1/2, twice."""
+    found = check_drift(FallingKink(), [Categorical(3)], states=1)
+    assert found.condition == FLAT
+    assert found.worst > 2.1

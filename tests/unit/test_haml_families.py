@@ -432,3 +432,12 @@ def test_the_mode_of_numbers_is_their_mean(dim: int) -> None:
     assert torch.equal(mode, members[:, :dim])
     highest = -(members[:, dim:] + 0.5 * math.log(2 * math.pi)).sum(-1)
     torch.testing.assert_close(logp, highest)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_cannot_be_told_from_one_was_drawn_by_the_nearest_number_inside(dtype: Any) -> None:
+    family, inside = SquashedGaussian(3), np.nextafter(dtype(1), dtype(0))
+    wanted = [np.arctanh(inside), -np.arctanh(inside), np.arctanh(dtype(0.5))]
+    executed = np.array([1, -1, 0.5], dtype)
+    np.testing.assert_allclose(family.drawn(executed), wanted, rtol=1e-6)
+    np.testing.assert_allclose(family.drawn(torch.as_tensor(executed)), wanted, rtol=1e-6)

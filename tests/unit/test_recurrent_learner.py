@@ -336,14 +336,16 @@ def test_the_critic_goes_on_where_the_episode_was_cut(caplog: pytest.LogCaptureF
     values = RecurrentStateValues(module, first, memory.recall(first), 3)
     torch.testing.assert_close(values.before[:6], expected[:6])
     memory.keep(first, values.after_last_step(), JointRows.whole(len(first.row)))
-    assert not caplog.text
+    assert "mid-episode" not in caplog.text
+    ends = sorted(zip(first.episode.tolist(), (5, 4), strict=True))
+    assert sorted(map(tuple, memory.get_state()["keys"].tolist())) == ends, "of these two, and no others"
     restored = CriticMemory(module.get_initial_state())
     restored.set_state(memory.get_state())
     for held in (memory, restored):
         second = batch_of(in_batch_order([whole[5:]]))
         values = RecurrentStateValues(module, second, held.recall(second), 3)
         torch.testing.assert_close(values.before, expected[5:])
-        assert not caplog.text
+        assert "mid-episode" not in caplog.text
     unknown = batch_of([whole[6:]])
     values = RecurrentStateValues(module, unknown, memory.recall(unknown), 3)
     assert (values.before - expected[6:]).abs().max() > 1e-3, "control: without its state it reads otherwise"
