@@ -11,6 +11,7 @@ import torch
 from lora_teams import learnt, make_actor, make_batch, outputs, refactored
 
 from rllib_haml.modules.adapter import Adapter
+from rllib_haml.modules.lora import LoRA
 from rllib_haml.modules.lora_config import LoRAConfig
 from rllib_haml.modules.lora_rank import kept_ranks, spectrum, with_ranks
 
@@ -119,6 +120,21 @@ def test_a_budget_counts_the_trained_numbers_of_all_agents() -> None:
         assert spent > budget - 11 or budget == 10**6
     with pytest.raises(ValueError, match=rf"budget={minimum - 1}: .* take {minimum} parameters"):
         adapted_ranks(adapters, energy=1.0, budget=minimum - 1)
+
+
+def test_a_dear_direction_must_hold_more_than_a_cheap_one() -> None:
+    """σ² of 10 and 9 in 8 numbers each go before 30 in 44; with room for both it is kept too."""
+    base = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 40))
+    lora = LoRA(base, LoRAConfig(r=3))
+    spectra = {"0.weight": (100.0, 10.0, 9.0), "1.weight": (100.0, 30.0, 1e-3)}
+    deltas = {name: torch.zeros(target.shape) for target in lora.targets for name in [target.name]}
+    for name, energies in spectra.items():
+        for k, energy in enumerate(energies):
+            deltas[name][k, k] = energy**0.5
+    lora.assign(deltas)
+    for more, expected in ((8, [2, 1]), (16, [3, 1]), (44, [3, 1]), (60, [3, 2])):
+        (kept,) = kept_ranks([lora], energy=1.0, budget=8 + 44 + more)
+        assert [kept[target] for target in lora.targets] == expected
 
 
 def test_ranks_adapt_again() -> None:
