@@ -12,6 +12,8 @@ from rllib_haml.algorithms.components import component
 from rllib_haml.algorithms.sampler_choice import choose_env_runner
 from rllib_haml.algorithms.team_config import TeamConfig
 from rllib_haml.algorithms.theory import checked, warn_where_theory_ends
+from rllib_haml.algorithms.values import check_values
+from rllib_haml.annotations import COEFFICIENT, COUNT, NON_NEGATIVE, POSITIVE, WHOLE, plain, written
 from rllib_haml.haml import Drift, DriftCheck, FixedOrder, Neighbourhood, Order
 from rllib_haml.learners.on_policy import OnPolicyTeamLearner
 from rllib_haml.sampling.joint_env_runner import JointEnvRunner
@@ -20,15 +22,19 @@ from rllib_haml.sampling.team import Team, TeamReward
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# Settings of RLlib that the update and the fast sampler do not read, with the value that means "off".
-WITHOUT_EFFECT = {
-    "observation_filter": "NoFilter",
-    "torch_compile_learner": False,
-    "torch_compile_worker": False,
-    "log_gradients": False,
-    "torch_skip_nan_gradients": False,
+_LEAVE_OUT = "leave it out"
+# Settings of RLlib that the update and the samplers do not read: values that mean "off", and what to do.
+WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
+    "observation_filter": (("NoFilter",), "normalise in the environment"),
+    "clip_rewards": ((None, False), "clip or scale rewards in the environment"),
+    "gym_env_vectorize_mode": (("sync",), "environments step at once in env runners: `num_env_runners`"),
+    "compress_observations": ((False,), _LEAVE_OUT),
+    "torch_compile_learner": ((False,), _LEAVE_OUT),
+    "torch_compile_worker": ((False,), _LEAVE_OUT),
+    "log_gradients": ((False,), _LEAVE_OUT),
+    "torch_skip_nan_gradients": ((False,), _LEAVE_OUT),
     # Every request is for a share of the one batch that is trained on next.
-    "max_requests_in_flight_per_env_runner": 1,
+    "max_requests_in_flight_per_env_runner": ((1,), _LEAVE_OUT),
 }
 # Keys of `training` that cannot differ from policy to policy.
 TEAM_WIDE = {
@@ -55,20 +61,6 @@ class HAMLConfig(TeamConfig):
     refused_keys: ClassVar[dict[str, str]] = {
         key: refusal.instead for key, refusal in ppo_keys.REFUSED.items()
     }
-    valid_ranges: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "critic_lr": (0, None),
-        "critic_num_epochs": (0, None),
-        "critic_minibatch_size": (1, None),
-        "huber_delta": (0, None, True),
-        "adam_epsilon": (0, None),
-        "weight_decay": (0, None),
-        "compound_clip": (0, None),
-        "max_consecutive_nonfinite_updates": (1, None),
-        "env_step_timeout_s": (0, None, True),
-    }
-    nullable_keys: ClassVar[frozenset[str]] = frozenset(
-        {"compound_clip", "env_step_timeout_s", "huber_delta", "vf_clip_param"}
-    )
 
     def __init__(self, algo_class: type | None = None):
         from rllib_haml.algorithms.haml import HAML  # which imports this file
@@ -102,26 +94,29 @@ class HAMLConfig(TeamConfig):
     def training(
         self,
         *,
-        critic_lr: float | list[list[int | float]] | None = NotProvided,
-        critic_num_epochs: int | None = NotProvided,
-        critic_minibatch_size: int | None = NotProvided,
-        huber_delta: float | None = NotProvided,
-        use_value_norm: bool | None = NotProvided,
-        adam_epsilon: float | None = NotProvided,
-        weight_decay: float | None = NotProvided,
+        vf_clip_param: POSITIVE | None = NotProvided,
+        critic_lr: COEFFICIENT = NotProvided,
+        critic_num_epochs: WHOLE = NotProvided,
+        critic_minibatch_size: COUNT | None = NotProvided,
+        huber_delta: POSITIVE | None = NotProvided,
+        use_value_norm: bool = NotProvided,
+        adam_epsilon: NON_NEGATIVE = NotProvided,
+        weight_decay: NON_NEGATIVE = NotProvided,
         drift: str | dict[str, Any] | Drift | None = NotProvided,
         neighbourhood: str | dict[str, Any] | Neighbourhood | None = NotProvided,
         order: str | list[str] | dict[str, Any] | Order | None = NotProvided,
-        compound_clip: float | Literal["half"] | None = NotProvided,
-        preceding_agent_correction: bool | None = NotProvided,
-        update_scheme: Literal["sequential", "simultaneous"] | None = NotProvided,
-        max_consecutive_nonfinite_updates: int | None = NotProvided,
-        team_reward: TeamReward | None = NotProvided,
+        compound_clip: NON_NEGATIVE | Literal["half"] | None = NotProvided,
+        preceding_agent_correction: bool = NotProvided,
+        update_scheme: Literal["sequential", "simultaneous"] = NotProvided,
+        max_consecutive_nonfinite_updates: COUNT = NotProvided,
+        team_reward: TeamReward = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets the training configuration; other keys are PPO's.
 
         Args:
+            vf_clip_param: How far a value may move from its old one, on the value normaliser's scale; None:
+                as far as it does.
             critic_lr: The critic's learning rate, or a schedule of it as RLlib's `lr` takes it.
             critic_num_epochs: Passes of the critic over the batch, after the sweep.
             critic_minibatch_size: Joint steps of a critic's minibatch over all learners; None is all.
@@ -152,6 +147,7 @@ class HAMLConfig(TeamConfig):
             ValueError: If a key of PPO's is refused; it names the replacement.
         """
         own = {
+            "vf_clip_param": vf_clip_param,
             "critic_lr": critic_lr,
             "critic_num_epochs": critic_num_epochs,
             "critic_minibatch_size": critic_minibatch_size,
@@ -168,10 +164,13 @@ class HAMLConfig(TeamConfig):
             "max_consecutive_nonfinite_updates": max_consecutive_nonfinite_updates,
             "team_reward": team_reward,
         }
+        own, kwargs = plain(own), plain(kwargs)
         for key, value in {**kwargs, **own}.items():
             # RLlib hands whole configs back, from `to_dict` to `update_from_dict`: what stays says nothing.
             if value is not NotProvided and value != getattr(self, key, None):
                 self._refuse(key, value)
+        # RLlib would write its null over `num_epochs`.
+        kwargs.pop("num_sgd_iter", None)
         super().training(**kwargs)
         for key, value in own.items():
             if value is not NotProvided:
@@ -239,25 +238,14 @@ class HAMLConfig(TeamConfig):
         self._dont_auto_sync_env_runner_states = issubclass(self.env_runner_cls, JointEnvRunner)
 
     def _check_choices(self) -> None:
-        choices = {
-            "update_scheme": ("sequential", "simultaneous"),
-            "team_reward": ("shared", "mean", "sum"),
-        }
-        for key, allowed in choices.items():
-            if getattr(self, key) not in allowed:
-                raise ValueError(f"{key}={getattr(self, key)!r}: expected one of {', '.join(allowed)}.")
+        check_values(self)
         for make in (self.make_drift, self.make_neighbourhood, self.make_order):
             make()
-        for key, (low, high, *open_low) in self.valid_ranges.items():
-            value = getattr(self, key)
-            if isinstance(value, int | float):
-                fits = (low or 0) <= value <= (high or float("inf")) and not (any(open_low) and value == low)
-                if not fits:
-                    least = f"above {low}" if any(open_low) else f"from {low}"
-                    raise ValueError(f"{key}={value!r}: expected a number {least} to {high or 'infinity'}.")
-        for key, off in WITHOUT_EFFECT.items():
-            if getattr(self, key) != off:
-                raise ValueError(f"{key}={getattr(self, key)!r} would have no effect here: leave it out.")
+        for key, (off, way_out) in WITHOUT_EFFECT.items():
+            value = plain(getattr(self, key))
+            if value not in off:
+                said = f"given {written(value)}, which would have no effect here: {way_out}."
+                raise ValueError(f"{key}: {said}")
 
     def _check_policies(self, team: Team) -> None:
         """What names policies names those that there are, and says of them what can differ."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -15,11 +15,12 @@ from rllib_haml.algorithms.lorasa_checks import check_adapted_networks, check_lo
 from rllib_haml.algorithms.phase_switch import PLATEAU, PhaseSwitch
 from rllib_haml.algorithms.user_modules import refuse_what_cannot_be_adapted
 from rllib_haml.algorithms.warm_start import check_warm_start, located
+from rllib_haml.annotations import COUNT, NON_NEGATIVE, SHARE, WHOLE
 from rllib_haml.learners.lorasa import LoRASALearner
 from rllib_haml.learners.rank_adaptation import RankAdaptation
 from rllib_haml.modules.actor import Actor
 from rllib_haml.modules.adapter import BACKBONE, Adapter
-from rllib_haml.modules.adapter_mode import ADAPTER_MODES, AdapterMode, backbone_moves, lora_of
+from rllib_haml.modules.adapter_mode import AdapterMode, backbone_moves, lora_of
 from rllib_haml.modules.critic import LORA
 from rllib_haml.modules.leading import widest
 from rllib_haml.modules.model_config import ModelConfig
@@ -35,14 +36,6 @@ class LoRASAConfig(HAPPOConfig):
     The shared network is the module `backbone`, on the widest of the agents' spaces; a policy, the agent's
     adapter, bears the agent's name, or the one that `adapter_mapping_fn` gives it.
     """
-
-    valid_ranges: ClassVar[dict[str, tuple[Any, ...]]] = HAPPOConfig.valid_ranges | {
-        "total_env_steps": (1, None),
-        "plateau_patience": (1, None),
-        "plateau_min_gain": (0, None),
-    }
-    nullable_keys: ClassVar[frozenset[str]] = HAPPOConfig.nullable_keys | {"total_env_steps"}
-    default_mapping_key: ClassVar[str] = "adapter_mapping_fn"
 
     def __init__(self, algo_class: type | None = None):
         from rllib_haml.algorithms.lorasa import LoRASA  # which imports this file
@@ -65,14 +58,14 @@ class LoRASAConfig(HAPPOConfig):
         *,
         lora: dict[str, Any] | None = NotProvided,
         critic_lora: dict[str, Any] | None = NotProvided,
-        adapters_from: int | float | Literal["plateau"] | None = NotProvided,
-        adapter_mode: AdapterMode | None = NotProvided,
-        total_env_steps: int | None = NotProvided,
-        plateau_patience: int | None = NotProvided,
-        plateau_min_gain: float | None = NotProvided,
+        adapters_from: WHOLE | SHARE | Literal["plateau"] | None = NotProvided,
+        adapter_mode: AdapterMode = NotProvided,
+        total_env_steps: COUNT | None = NotProvided,
+        plateau_patience: COUNT = NotProvided,
+        plateau_min_gain: NON_NEGATIVE = NotProvided,
         backbone_checkpoint: str | None = NotProvided,
         adapters_checkpoint: str | None = NotProvided,
-        new_adapters: str | None = NotProvided,
+        new_adapters: str = NotProvided,
         adapt_rank: dict[str, Any] | None = NotProvided,
         adapter_mapping_fn: AdapterMapping | None = NotProvided,
         **kwargs: Any,
@@ -146,12 +139,9 @@ class LoRASAConfig(HAPPOConfig):
         """What `adapt_rank` says; see `RankAdaptation.of`."""
         return RankAdaptation.of(self.adapt_rank, self.adapter_mode)
 
-    def validate(self) -> None:
+    def _check_choices(self) -> None:
+        super()._check_choices()
         check_lora(self)
-        if self.adapter_mode not in ADAPTER_MODES:
-            raise ValueError(
-                f"adapter_mode={self.adapter_mode!r}: expected one of {', '.join(ADAPTER_MODES)}."
-            )
         self.make_switch()
         check_warm_start(self)
         self.make_rank_adaptation()
@@ -159,7 +149,6 @@ class LoRASAConfig(HAPPOConfig):
             raise ValueError(
                 "policy_mapping_fn and adapter_mapping_fn both say which adapter an agent has: give one."
             )
-        super().validate()
 
     def _check_networks(self, team: Team) -> None:
         """As `TeamConfig`'s.

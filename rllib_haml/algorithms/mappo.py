@@ -26,7 +26,7 @@ class MAPPOConfig(HAPPOConfig):
         self.update_scheme = "simultaneous"
         self.share_parameters = False
 
-    def training(self, *, share_parameters: bool | None = NotProvided, **kwargs: Any) -> Self:
+    def training(self, *, share_parameters: bool = NotProvided, **kwargs: Any) -> Self:
         """Sets the training configuration; other keys are `HAMLConfig`'s.
 
         Args:

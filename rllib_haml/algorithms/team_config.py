@@ -29,6 +29,7 @@ from rllib_haml.algorithms.user_modules import (
     spec_of,
     specs_by_module,
 )
+from rllib_haml.annotations import POSITIVE
 from rllib_haml.envs.registry import registered_envs, resolve_env
 from rllib_haml.learners.connector import JointBatchConnector, state_images, state_size
 from rllib_haml.modules.actor import Actor
@@ -104,7 +105,7 @@ class TeamConfig(PPOConfig):
         refuse_unknown(type(self), kwargs)
         return super().training(**kwargs)
 
-    def fault_tolerance(self, *, env_step_timeout_s: float | None = NotProvided, **kwargs: Any) -> Self:
+    def fault_tolerance(self, *, env_step_timeout_s: POSITIVE | None = NotProvided, **kwargs: Any) -> Self:
         """Sets what happens when something fails; other keys are RLlib's.
 
         Args:

@@ -11,12 +11,12 @@ from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
+from rllib_haml.algorithms.settings import Setting
 from rllib_haml.config.check import ConfigChecker
 from rllib_haml.config.document import Document, KeyPath
 from rllib_haml.config.legacy import Entry
 from rllib_haml.config.names import try_environment
 from rllib_haml.config.search import contains, expand, is_eval, is_grid
-from rllib_haml.config.settings import Setting
 from rllib_haml.sampling.faults import EnvironmentFault
 
 # What configs raise about their values.
@@ -116,7 +116,8 @@ def _validate(config: AlgorithmConfig, chosen: list[Choice], path: KeyPath, docu
     try:
         config.copy(copy_frozen=False).validate()
     except _MISTAKES as error:
-        document.error(_blamed(error, paths, path), _message(error))
+        where = _blamed(error, paths, path)
+        document.error(where, _message(error).removeprefix(f"{where[-1]}: "))
 
 
 def can_be_made(env: Any, env_config: Mapping[str, Any], path: KeyPath, document: Document) -> bool:

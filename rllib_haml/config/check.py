@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +11,12 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.policy.policy import PolicySpec
 
-from rllib_haml.config.annotations import accepts, admits_null, describe, wants_import
+from rllib_haml.algorithms.settings import Setting, settings_of
+from rllib_haml.annotations import accepts, wants_import, written
 from rllib_haml.config.document import Document, KeyPath
 from rllib_haml.config.errors import did_you_mean
 from rllib_haml.config.legacy import RENAMED, Entry
 from rllib_haml.config.names import NameProblem, check_environment, load_object
-from rllib_haml.config.ranges import NULLABLE, RANGES, out_of_range
-from rllib_haml.config.settings import Setting, settings_of
 
 
 class ConfigChecker:
@@ -26,8 +24,6 @@ class ConfigChecker:
 
     An algorithm's config class may declare, as class attributes:
         refused_keys: key -> what to use instead, for inherited keys that it does not have.
-        valid_ranges: key -> the arguments of `Range`.
-        nullable_keys: Keys with a range, its own or a general one, that may be null all the same.
         model_config_class: The dataclass that lists the keys of `model_config`.
     """
 
@@ -36,8 +32,6 @@ class ConfigChecker:
         self._algorithm = algorithm
         self._document = document
         self._refused: Mapping[str, str] = getattr(default, "refused_keys", {})
-        self._ranges: Mapping[str, tuple[Any, ...]] = getattr(default, "valid_ranges", {})
-        self._nullable = NULLABLE | getattr(default, "nullable_keys", frozenset())
         self._model = getattr(default, "model_config_class", _rllibs_model(type(default)))
         self._nested = {
             "env": self._environment,
@@ -64,20 +58,16 @@ class ConfigChecker:
     def value(self, key: str, value: Any, path: KeyPath) -> Any:
         """The plain `value` of `key` as its builder method takes it; mistakes are noted."""
         setting = self.settings[key]
-        if value is None and self._admits_null(setting):
-            return None
         try:
-            if key in self._nested:
+            if key in self._nested and value is not None:
                 return self._nested[key](value, path)
             if wants_import(setting.annotation) and not accepts(setting.annotation, value):
                 value = _imported(value)
         except NameProblem as problem:
             self._document.error(path, str(problem))
             return value
-        if value is None or not accepts(setting.annotation, value):
-            self._mistake(setting, value, describe(setting.annotation), path)
-        elif expected := out_of_range(key, value, self._ranges):
-            self._mistake(setting, value, expected, path)
+        if said := setting.mistake(value):
+            self._document.error(path, said)
         return value
 
     def _default(self, key: str) -> Any:
@@ -91,20 +81,6 @@ class ConfigChecker:
         entries = [Entry(str(key), value, (*path, key)) for key, value in raw.items()]
         return {e.key: self.value(e.key, e.value, e.path) for e in entries if self.known(e)}
 
-    def _admits_null(self, setting: Setting) -> bool:
-        if setting.default is None or setting.key in self._nullable:
-            return admits_null(setting.annotation)
-        needs_value = (
-            isinstance(setting.default, dict) or setting.key in RANGES or setting.key in self._ranges
-        )
-        return admits_null(setting.annotation) and not needs_value
-
-    def _mistake(self, setting: Setting, value: Any, expected: str, path: KeyPath) -> None:
-        text = f"given {_written(value)}, expected {expected}."
-        if isinstance(setting.default, (bool, int, float, str)):
-            text += f" The default is `{setting.key}: {_written(setting.default)}`."
-        self._document.error(path, text)
-
     def _environment(self, name: Any, path: KeyPath) -> Any:
         check_environment(name)
         return name
@@ -112,7 +88,7 @@ class ConfigChecker:
     def _policies(self, policies: Any, path: KeyPath) -> Any:
         names = policies if isinstance(policies, (list, dict)) else None
         if not names or not all(isinstance(name, str) for name in names):
-            text = f"given {_written(policies)}, expected policy names: [first, second]."
+            text = f"given {written(policies)}, expected policy names: [first, second]."
             self._document.error(path, text)
             return policies
         if isinstance(policies, list):
@@ -128,7 +104,7 @@ class ConfigChecker:
         elif isinstance(spec, dict) and set(spec) == {"config"}:
             config = spec["config"]
         elif spec not in (None, {}):
-            text = f"given {_written(spec)}, expected nothing or {{config: {{...}}}}."
+            text = f"given {written(spec)}, expected nothing or {{config: {{...}}}}."
             self._document.error(path, text)
             return PolicySpec()
         return PolicySpec(config=self.partial_config(config or {}, path))
@@ -141,7 +117,7 @@ class ConfigChecker:
 
     def _model_config(self, model: Any, path: KeyPath) -> Any:
         if not isinstance(model, dict):
-            self._document.error(path, f"given {_written(model)}, expected a mapping.")
+            self._document.error(path, f"given {written(model)}, expected a mapping.")
         elif self._model is not None:
             fields = _fields(self._model)
             for key, value in model.items():
@@ -152,8 +128,8 @@ class ConfigChecker:
         if key not in fields:
             text = f"unknown key of {self._algorithm}'s networks. {did_you_mean(key, fields)}"
             self._document.error(path, text)
-        elif not accepts(fields[key].annotation, value):
-            self._mistake(fields[key], value, describe(fields[key].annotation), path)
+        elif said := fields[key].mistake(value):
+            self._document.error(path, said)
 
 
 def _rllibs_model(config_class: type) -> type | None:
@@ -162,7 +138,7 @@ def _rllibs_model(config_class: type) -> type | None:
 
 
 def _fields(model_class: type) -> dict[str, Setting]:
-    hints = typing.get_type_hints(model_class)
+    hints = typing.get_type_hints(model_class, include_extras=True)
     return {
         field.name: Setting(field.name, "rl_module", hints[field.name], field.default)
         for field in dataclasses.fields(model_class)
@@ -178,8 +154,3 @@ def _imported(value: Any) -> Any:
     if isinstance(value, dict) and "type" in value:
         return load_object(value["type"])(**{k: v for k, v in value.items() if k != "type"})
     return value
-
-
-def _written(value: Any) -> str:
-    """`value` as one would type it in YAML."""
-    return json.dumps(value, default=repr)

@@ -10,7 +10,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 import rllib_haml
-from rllib_haml.config.annotations import accepts, describe
+from rllib_haml.annotations import accepts, describe
 from rllib_haml.config.build import Choice, choices, param_space, search_size, variants
 from rllib_haml.config.check import ConfigChecker
 from rllib_haml.config.document import Document, KeyPath, read_file

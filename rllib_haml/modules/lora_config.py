@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from rllib_haml.annotations import plain
 from rllib_haml.nearest import did_you_mean
 
 Bias = Literal["none", "all", "lora_only"]
@@ -120,7 +121,7 @@ class LoRAConfig:
                 raise ValueError(
                     f"lora has no key {key!r}. {did_you_mean(key, known)}Known keys: {', '.join(known)}."
                 )
-        return cls(**values)
+        return cls(**plain(dict(values)))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

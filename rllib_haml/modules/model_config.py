@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from rllib_haml.annotations import COUNT, NON_NEGATIVE, POSITIVE, check_fields
 from rllib_haml.modules.encoders import ACTIVATIONS
 from rllib_haml.nearest import did_you_mean
 
@@ -41,22 +42,22 @@ class ModelConfig:
             environment's state tells everything.
     """
 
-    fcnet_hiddens: list[int] = field(default_factory=lambda: [128, 128])
+    fcnet_hiddens: list[COUNT] = field(default_factory=lambda: [128, 128])
     fcnet_activation: str = "relu"
     feature_layer_norm: bool = True
     hidden_layer_norm: bool = True
     orthogonal_init: bool = True
-    head_gain: float = 0.01
+    head_gain: NON_NEGATIVE = 0.01
     std_parametrisation: Literal["bounded", "exp"] = "bounded"
-    max_std: float = 0.5
-    initial_std: float = 0.3655
+    max_std: POSITIVE = 0.5
+    initial_std: POSITIVE = 0.3655
     conv_filters: list[list[int | list[int]]] | None = None
     squash_actions: bool = False
-    critic_fcnet_hiddens: list[int] | None = None
+    critic_fcnet_hiddens: list[COUNT] | None = None
     use_lstm: bool = False
     use_gru: bool = False
-    lstm_cell_size: int = 128
-    max_seq_len: int = 20
+    lstm_cell_size: COUNT = 128
+    max_seq_len: COUNT = 20
     critic_is_recurrent: bool = True
 
     @property
@@ -64,32 +65,19 @@ class ModelConfig:
         return self.use_lstm or self.use_gru
 
     def __post_init__(self):
+        check_fields(self)
         for layer in self.conv_filters or []:
             if len(layer) != 3:
                 raise ValueError(f"conv_filters has a layer {layer!r}: expected [channels, kernel, stride].")
-        self._check_hidden_layers()
-        if self.use_lstm and self.use_gru:
-            raise ValueError("use_lstm and use_gru are both set: choose one of them.")
-        for key in ("lstm_cell_size", "max_seq_len"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}={getattr(self, key)}: expected at least 1.")
-        if self.std_parametrisation not in ("bounded", "exp"):
-            raise ValueError(
-                f"std_parametrisation={self.std_parametrisation!r}: expected 'bounded' or 'exp'."
-            )
-        bound = self.max_std if self.std_parametrisation == "bounded" else float("inf")
-        if not 0 < self.initial_std < bound:
-            raise ValueError(f"initial_std={self.initial_std} is not between 0 and {bound} (max_std).")
-
-    def _check_hidden_layers(self) -> None:
-        for key in ("fcnet_hiddens", "critic_fcnet_hiddens"):
-            widths = getattr(self, key)
-            if any(width < 1 for width in widths or []):
-                raise ValueError(f"{key}={widths}: expected widths of at least 1, such as [128, 128].")
         if self.fcnet_activation not in ACTIVATIONS:
             raise ValueError(
                 f"fcnet_activation={self.fcnet_activation!r} is unknown: use one of {sorted(ACTIVATIONS)}."
             )
+        if self.use_lstm and self.use_gru:
+            raise ValueError("use_lstm and use_gru are both set: choose one of them.")
+        bound = self.max_std if self.std_parametrisation == "bounded" else float("inf")
+        if not 0 < self.initial_std < bound:
+            raise ValueError(f"initial_std={self.initial_std} is not between 0 and {bound} (max_std).")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:

@@ -141,7 +141,7 @@ def test_what_moves_at_once_stays_at_once(ray_cluster: None, mode: Any, scheme: 
 
 
 def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"adapter_mode='thawed': expected one of frozen, joint"):
+    with pytest.raises(ValueError, match=r'adapter_mode: given "thawed", expected .frozen. or .joint.'):
         config(0, adapter_mode="thawed").validate()
 
 

@@ -45,9 +45,9 @@ def told(caplog: pytest.LogCaptureFixture) -> Any:
         ({"adapt_rank": True}, r"adapt_rank=True: expected keys such as"),
         ({"adapt_rank": {"every": True}}, r"adapt_rank: every=True"),
         ({"adapt_rank": {"energy": True}}, r"adapt_rank: energy=True"),
-        ({"total_env_steps": "100"}, r"total_env_steps='100': expected a number"),
-        ({"plateau_patience": "20"}, r"plateau_patience='20': expected a number of iterations"),
-        ({"plateau_min_gain": None}, r"plateau_min_gain=None: expected a share"),
+        ({"total_env_steps": "100"}, r'total_env_steps: given "100", expected an integer'),
+        ({"plateau_patience": "20"}, r'plateau_patience: given "20", expected an integer'),
+        ({"plateau_min_gain": None}, r"plateau_min_gain: given null, expected a number"),
     ],
 )
 def test_bad_values_are_refused(training: dict[str, Any], message: str) -> None:

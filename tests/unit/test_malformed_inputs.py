@@ -69,9 +69,9 @@ SETTINGS = {
     "team_reward: least": ['given "least"', "'shared' or 'mean' or 'sum'"],
     "max_consecutive_nonfinite_updates: 0": ["given 0", "1 <= max_consecutive_nonfinite_updates", ": 10`"],
     "lr: {grid_search: []}": ["needs a list of values", "{grid_search: [1, 2]}"],
-    "lr: [[5, 1e-3]]": ["[[5, 0.001]]", "a list of 2 or more", "(0, 0.001)"],
+    "lr: [[5, 1e-3]]": ["[[5, 0.001]]", "[[0, first], [timestep, value], ...]"],
     "model_config: {fcnet_activation: gelu2}": ["fcnet_activation='gelu2'", "'gelu', 'relu'"],
-    "model_config: {fcnet_hiddens: [64, 0]}": ["fcnet_hiddens=[64, 0]", "such as [128, 128]"],
+    "model_config: {fcnet_hiddens: [64, 0]}": ["fcnet_hiddens: given [64, 0]", "integers (1 <= each)"],
     "model_config: {use_lstm: true, use_gru: true}": ["use_lstm and use_gru", "choose one of them"],
     "algorithm_config_overrides_per_module: {nobody: {lr: 1}}": [
         "'nobody'",

@@ -216,7 +216,7 @@ def test_model_config_is_strict() -> None:
         ModelConfig.from_dict({"fcnet_hidens": [3]})
     with pytest.raises(ValueError, match=r"no key 'zzz'.*Known keys"):
         ModelConfig.from_dict({"zzz": 3})
-    with pytest.raises(ValueError, match=r"std_parametrisation='softplus'.*'bounded' or 'exp'"):
+    with pytest.raises(ValueError, match=r'std_parametrisation: given "softplus".*bounded. or .exp'):
         ModelConfig(std_parametrisation="softplus")  # pyright: ignore[reportArgumentType]
     for wrong in (0.0, -1.0, 0.5, 0.6):
         with pytest.raises(ValueError, match="initial_std"):

@@ -150,8 +150,8 @@ def test_the_critic_remembers_as_the_actors_do_or_not(critic_is_recurrent: bool)
     ("wrong", "message"),
     [
         ({"use_lstm": True, "use_gru": True}, "choose one"),
-        ({"max_seq_len": 0}, "max_seq_len=0"),
-        ({"lstm_cell_size": 0}, "lstm_cell_size=0"),
+        ({"max_seq_len": 0}, "max_seq_len: given 0"),
+        ({"lstm_cell_size": 0}, "lstm_cell_size: given 0"),
     ],
 )
 def test_what_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:

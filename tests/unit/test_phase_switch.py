@@ -54,9 +54,9 @@ def test_it_goes_on_from_its_state() -> None:
     "training, message",
     [
         ({"adapters_from": 0.5}, r"adapters_from=0.5 is a fraction.*total_env_steps"),
-        ({"adapters_from": "plato"}, r"adapters_from='plato': expected env steps.*'plateau'"),
-        ({"adapters_from": 1.5}, r"adapters_from=1.5: expected"),
-        ({"adapters_from": True}, r"adapters_from=True: expected"),
+        ({"adapters_from": "plato"}, r'adapters_from: given "plato", expected an integer.*plateau'),
+        ({"adapters_from": 1.5}, r"adapters_from: given 1.5, expected"),
+        ({"adapters_from": True}, r"adapters_from: given true, expected"),
         ({"lora": {"rank": 4}}, r"'rank'"),
     ],
 )
