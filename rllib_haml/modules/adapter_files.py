@@ -83,7 +83,8 @@ def import_adapter(
     Raises:
         FileNotFoundError: There is no adapter in this directory.
         ValueError: It was made over another backbone; a file cannot be read; its tensors' names, shapes or
-            types are not those that its configuration asks for; or it uses what this package has not.
+            types are not those that its configuration asks for, or not all numbers; PEFT's keys contradict
+            this package's; or it uses what this package has not.
     """
     directory = Path(directory)
     for name in (CONFIG_FILE, TENSORS_FILE):
@@ -93,15 +94,20 @@ def import_adapter(
     if not any_backbone:
         _check_backbone(values.get(OWN_KEY, {}).get("backbone_sha256"), backbone, directory)
     agent = like or backbone
-    adapter = Adapter.over(
-        backbone,
-        config,
-        observation_space=agent.observation_space,
-        action_space=agent.action_space,
-    )
+    try:
+        adapter = Adapter.over(
+            backbone,
+            config,
+            observation_space=agent.observation_space,
+            action_space=agent.action_space,
+        )
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{directory / CONFIG_FILE} does not fit this backbone: {error}") from error
+    _check_agreement(values, adapter, directory)
     tensors = _read_tensors(directory / TENSORS_FILE)
     _check_tensors(tensors, _tensors(adapter), directory)
     _load(adapter, tensors)
+    _check_finite(adapter, directory)
     return adapter
 
 
@@ -141,14 +147,16 @@ def _read_config(file: Path) -> tuple[dict[str, Any], LoRAConfig]:
         if not isinstance(values, dict):
             raise ValueError("it holds no JSON object")
         return values, _lora_config(values)
-    except ValueError as error:
+    # RecursionError: values lie too deep within each other; TypeError: PEFT has other kinds for its keys.
+    except (ValueError, RecursionError, TypeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
-    except SafetensorError as error:
+    # TypeError is that of a header whose values are of the wrong kind.
+    except (SafetensorError, TypeError, KeyError) as error:
         raise ValueError(f"{file} is damaged: {error}. Export or copy the adapter anew.") from error
 
 
@@ -238,6 +246,37 @@ def _check_backbone(expected: str | None, backbone: Actor, directory: Path) -> N
         f"The adapter in {directory} {made}: over another backbone it is another policy. Give the one that "
         f"it was made with, or take any with any_backbone=True (`rllib adapters import --any-backbone`)."
     )
+
+
+def _check_agreement(values: dict[str, Any], adapter: Adapter, directory: Path) -> None:
+    """PEFT's keys, which PEFT alone reads, say what this package's say, where there are both."""
+    if OWN_KEY not in values:
+        return
+    written = _peft_config(adapter)
+    told = {key: written.get(key) for key in ("peft_type", *_SHARED_KEYS, *_FOREIGN_KEYS)}
+    differ = [key for key in told if key in values and not _is_same(values[key], told[key])]
+    if differ:
+        both = "; ".join(f"{key} is {values[key]!r}, and {told[key]!r} by {OWN_KEY!r}" for key in differ)
+        raise ValueError(
+            f"{directory / CONFIG_FILE} contradicts itself: {both}. Change both, or delete {OWN_KEY!r} and "
+            f"take it as PEFT's (any_backbone=True, `--any-backbone`)."
+        )
+
+
+def _is_same(given: Any, told: Any) -> bool:
+    if isinstance(given, list) and isinstance(told, list):
+        return sorted(map(str, given)) == sorted(map(str, told))
+    return (given or None) == (told or None)
+
+
+def _check_finite(adapter: Adapter, directory: Path) -> None:
+    """Also what a huge scaling makes of them."""
+    endless = [name for name, delta in adapter.lora.deltas().items() if not delta.isfinite().all()]
+    if endless:
+        raise ValueError(
+            f"The adapter in {directory} has NaN or infinite weights, of {', '.join(endless)}: no policy can "
+            f"act or train with them. Export the adapter of an earlier checkpoint."
+        )
 
 
 def _check_tensors(given: dict[str, Tensor], expected: dict[str, Tensor], directory: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -274,3 +276,102 @@ def test_layers_ranks_and_scalings_are_those_that_peft_chooses(
     }
     assert theirs
     assert {t.module: (t.rank, t.scaling) for t in own.lora.targets if t.rank is not None} == theirs
+
+
+def wrong_configs(values: dict[str, Any]) -> list[str]:
+    """A configuration with each of its values, PEFT's and this package's, in turn gone or of another kind."""
+    odd = [None, True, -1, 0, 10**400, 1.5, float("nan"), "x", "(", [], [1], {}, {"x": -1}, [[]]]
+    made = []
+    for holder in (values, values[OWN_KEY], values[OWN_KEY]["lora"]):
+        for key, whole in list(holder.items()):
+            for value in odd:
+                holder[key] = value
+                made.append(json.dumps(values))
+            del holder[key]
+            made.append(json.dumps(values))
+            holder[key] = whole
+    return [*made, "[" * 10**5, "", "null", "9" * 10**4]
+
+
+def test_whatever_stands_in_a_configuration_is_loaded_or_refused(tmp_path: Path) -> None:
+    backbone = make_actor()
+    export_adapter(learnt(backbone), tmp_path)
+    path, outcomes = tmp_path / CONFIG_FILE, []
+    for text in wrong_configs(json.loads(path.read_text())):
+        path.write_text(text)
+        try:
+            import_adapter(tmp_path, backbone, any_backbone=True)
+        except ValueError as error:
+            outcomes.append(CONFIG_FILE in str(error) or str(tmp_path) in str(error))
+        else:
+            outcomes.append(None)
+    assert False not in outcomes, "each names the file"
+    assert 50 < outcomes.count(True) < len(outcomes)
+
+
+def test_whatever_stands_in_the_file_of_tensors_is_loaded_or_refused(tmp_path: Path) -> None:
+    backbone, chance = make_actor(), random.Random(0)
+    export_adapter(learnt(backbone), tmp_path)
+    path = tmp_path / TENSORS_FILE
+    whole, refused = path.read_bytes(), []
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(chance.choice([1, 1, 3])):
+            data[chance.randrange(header)] = chance.choice([0, 32, 34, 45, 49, 56, 91, 123, 255])
+        path.write_bytes(data[: chance.choice([len(data), chance.randrange(len(data))])])
+        try:
+            import_adapter(tmp_path, backbone)
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) > 50
+    assert all(str(tmp_path) in text for text in refused)
+    for kind in ("F8_E4M3", "F4", "BOOL", "I64", "BF16", "F64", "F16"):
+        path.write_bytes(whole.replace(b'"F32"', f'"{kind}"'.encode(), 1))
+        with pytest.raises(ValueError, match=r"is damaged|does not hold what"):
+            import_adapter(tmp_path, backbone)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["default", "dense", "biases"])
+def test_weights_that_are_no_numbers_are_refused(bad: float, name: str, tmp_path: Path) -> None:
+    backbone = make_actor()
+    export_adapter(learnt(backbone, **CONFIGS[name]), tmp_path)
+    import_adapter(tmp_path, backbone)
+    tensors = load_file(tmp_path / TENSORS_FILE)
+    for key, tensor in tensors.items():
+        spoilt = tensor.clone()
+        spoilt.view(-1)[-1] = bad
+        save_file(tensors | {key: spoilt}, tmp_path / TENSORS_FILE)
+        with pytest.raises(ValueError, match="has NaN or infinite weights, of "):
+            import_adapter(tmp_path, backbone)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("r", 3),
+        ("lora_alpha", 200),
+        ("use_rslora", True),
+        ("bias", "all"),
+        ("target_modules", ["network.1"]),
+        ("exclude_modules", ["network.1"]),
+        ("rank_pattern", {"network.1": 1}),
+        ("alpha_pattern", {"network.1": 1}),
+        ("modules_to_save", ["head", "network.1"]),
+        ("use_dora", True),
+        ("peft_type", "IA3"),
+    ],
+)
+def test_keys_of_pefts_that_contradict_this_packages_are_refused(
+    key: str, value: Any, tmp_path: Path
+) -> None:
+    backbone = make_actor()
+    export_adapter(learnt(backbone), tmp_path)
+    written = json.loads((tmp_path / CONFIG_FILE).read_text())
+    rewrite(tmp_path, **{key: value})
+    told = re.escape(f"{key} is {value!r}, and {written.get(key)!r} by 'rllib_haml'")
+    with pytest.raises(ValueError, match=f"contradicts itself: {told}"):
+        import_adapter(tmp_path, backbone)
+    rewrite(tmp_path, **({key: written.get(key)} | {"target_modules": written["target_modules"][::-1]}))
+    import_adapter(tmp_path, backbone)
