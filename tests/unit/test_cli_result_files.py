@@ -74,7 +74,7 @@ def sizes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.iterdir())
 
 
-@pytest.mark.parametrize("agents", [2, 3, 5])
+@pytest.mark.parametrize("agents", [2, 3, 8])
 def test_an_iteration_leaves_at_most_5_kb(agents: int, tmp_path: Path) -> None:
     def left(name: str, number: int, kinds: Any) -> int:
         return sizes(log(tmp_path / name, [result(n, agents) for n in range(1, number + 1)], kinds))
