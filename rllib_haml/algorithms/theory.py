@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
-from rllib_haml.algorithms.components import FROM_CONFIG
+from ray.cloudpickle import cloudpickle as pickle
+
 from rllib_haml.haml import DriftCheck, check_drift
+from rllib_haml.haml.check_drift import known
 
 logger = logging.getLogger("rllib_haml")
 
 _said: set[str] = set()
-_checks: dict[str, DriftCheck] = {}
+_checks: dict[tuple[bytes, float | None], DriftCheck] = {}
 
 
 def warn_where_theory_ends(config: Any) -> None:
@@ -42,13 +43,11 @@ def warn_where_theory_ends(config: Any) -> None:
 
 
 def checked(config: Any) -> DriftCheck:
-    """`check_drift` of the config's drift; once in a process for what is named alike."""
+    """Whether the config's drift is one: a user's own is tried, once in a process."""
     drift, bound = config.make_drift(), config.compound_bound()
-    if not isinstance(config.drift, str | Mapping):
-        return check_drift(drift, compound_clip=bound)
-    key = repr((config.drift, [getattr(config, name) for name in FROM_CONFIG], bound))
+    key = (pickle.dumps(drift), bound)
     if key not in _checks:
-        _checks[key] = check_drift(drift, compound_clip=bound)
+        _checks[key] = known(drift, bound) or check_drift(drift, compound_clip=bound)
     return _checks[key]
 
 

@@ -8,6 +8,8 @@ import sys
 
 def main() -> None:
     """Entry point of the `rllib` command."""
+    # RLlib would import JAX and Flax where they are installed, here and in every worker: a second each time.
+    os.environ.setdefault("RLLIB_TEST_NO_JAX_IMPORT", "1")
     from rllib_haml.cli.app import rllib
 
     # As with `python script.py`, modules beside the user can be imported by name.

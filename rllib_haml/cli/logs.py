@@ -35,6 +35,8 @@ def set_up_logs(verbosity: int) -> None:
         # Tune's new output prints a banner at any verbosity; its old one can be silent.
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
         warnings.simplefilter("ignore")
+        # It warns that JAX is not imported.
+        logging.getLogger("ray.rllib.utils.framework").setLevel(logging.ERROR)
         # Importing RLlib sets the levels of its loggers.
         importlib.import_module("ray.rllib")
         silence_ray()

@@ -70,7 +70,12 @@ class ProgressLines(Callback):
         click.echo(f"{self._label(trial)}: {restart_line(trial)}", err=True)
 
     def _label(self, trial: Trial) -> str:
-        return f"{self._name}#{trial.trial_id.rpartition('_')[2]}" if self._several else self._name
+        return label(self._name, trial, self._several)
+
+
+def label(name: str, trial: Trial, several: bool) -> str:
+    """What a trial's lines begin with: the experiment's name, and which of `several` trials it is."""
+    return f"{name}#{trial.trial_id.rpartition('_')[2]}" if several else name
 
 
 def progress_line(flat: Mapping[str, Any], stop: Mapping[str, float], start: _Start) -> str:

@@ -22,6 +22,7 @@ from rllib_haml.cli.interrupt import (
     sigterm_is_ctrl_c,
 )
 from rllib_haml.cli.logs import show_worker_logs_of_this_package, silence_ray
+from rllib_haml.cli.long_iterations import LongIterations
 from rllib_haml.cli.note import Note
 from rllib_haml.cli.options import TrainOptions
 from rllib_haml.cli.progress import ProgressLines
@@ -231,6 +232,7 @@ def _new_tuner(experiment: Experiment, options: TrainOptions) -> Tuner:
                 ProgressLines(experiment.name, experiment.num_trials),
                 WaitingLines(experiment.name),
                 *result_files(experiment.tune_callbacks),
+                LongIterations(experiment.name, experiment.num_trials),
                 EndsWithCheckpoints(experiment.name),
                 *([TimedCheckpoints()] if experiment.checkpoints.get("checkpoint_frequency") else []),
                 *experiment.tune_callbacks,

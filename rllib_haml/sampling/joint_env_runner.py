@@ -30,6 +30,7 @@ from rllib_haml.sampling.resumable import ResumableEnvRunner
 from rllib_haml.sampling.stall_guard import StallGuard
 from rllib_haml.sampling.team import Team
 from rllib_haml.sampling.tickets import Tickets
+from rllib_haml.sampling.under_way import UnderWay
 from rllib_haml.sampling.vector_env import TeamStep
 from rllib_haml.sampling.vector_view import TeamVectorView
 
@@ -43,6 +44,13 @@ class JointEnvRunner(ResumableEnvRunner):
     a generator of its own, seeded by `config.seed` and the worker's index; with it, the environments and
     the running episodes, its state is complete wherever the environments can save theirs.
     """
+
+    @override(MultiAgentEnvRunner)
+    def __init__(self, config: Any, **kwargs: Any):
+        log_dir = None if config.in_evaluation else kwargs.get("log_dir")
+        worker_index = kwargs.get("worker_index") or 0
+        self._under_way = UnderWay(log_dir, worker_index, config.total_train_batch_size)
+        super().__init__(config=config, **kwargs)
 
     @override(MultiAgentEnvRunner)
     def make_env(self) -> None:
@@ -107,6 +115,7 @@ class JointEnvRunner(ResumableEnvRunner):
                 self._needs_initial_reset = True
         self._episodes.log(self.metrics, fragments, self._log_episode_metrics)
         self.num_env_steps_sampled_lifetime += sum(map(len, fragments))
+        self._under_way.tell()
         return fragments
 
     def _reset_all(self) -> None:
@@ -177,6 +186,7 @@ class JointEnvRunner(ResumableEnvRunner):
             recorder.see(self._now)
             recorder.act(action)
             self._episodes.count_step()
+            self._under_way.count(self.num_envs, self._weights_seq_no)
             fault = self._take(self.env.team.step, self._to_env(action.executed))
             recorder.reward(self._now.reward)
             self._mend(fault, recorder)

@@ -21,6 +21,11 @@ logger = logging.getLogger("rllib_haml")
 _TAG = "train batch"
 _LINE_EVERY_S = 30.0
 _NO_VERSION = -1
+# Ray reserves what a trial asks for as one group, and places all that a dead node held of it again, or none.
+_ROOM = (
+    "Those that a dead node held come back once there is room for all of them, not one by one; "
+    "`placement_strategy: SPREAD` puts them on several nodes from the start."
+)
 
 
 class EnvRunnersLost(RuntimeError):
@@ -215,7 +220,7 @@ class BatchSampler:
             env_runner,
             self._group.num_healthy_remote_workers(),
             self._group.num_remote_workers(),
-            ", Ray starts it again" if self._config.restart_failed_env_runners else "",
+            f", Ray starts it again. {_ROOM}" if self._config.restart_failed_env_runners else "",
             error,
         )
 
@@ -254,6 +259,6 @@ class BatchSampler:
             lambda env_runner: env_runner.ping(), healthy_only=False, timeout_seconds=1.0
         )
         errors = [f"Env runner {reply.actor_id}: {reply.get()}" for reply in replies if not reply.ok]
-        unknown = "They do not answer: `ray status` tells whether nodes have room for them."
+        unknown = f"Ray has not started them again yet: `ray status` tells what it waits for. {_ROOM}"
         died = f" The last one died of: {self._last_error}" if self._last_error else ""
         return (errors[0] if errors else unknown) + died

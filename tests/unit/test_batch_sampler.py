@@ -10,6 +10,7 @@ from fragments import make_fragment
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, WEIGHTS_SEQ_NO
 
+from rllib_haml import HAPPO, HAPPOConfig
 from rllib_haml.sampling.parallel import BatchSampler
 from rllib_haml.sampling.restarts import NUM_ENV_STEPS_DISCARDED
 
@@ -66,3 +67,27 @@ def test_a_batch_is_of_the_present_weights_and_whole(
     answers: list[tuple[int, int, int]], fragments: list[int], stale: int
 ) -> None:
     assert collected(*answers) == (fragments, stale, len(answers))
+
+
+def test_of_dead_env_runners_that_have_no_room_it_is_said_what_they_wait_for() -> None:
+    """They are not said to be silent; the control is one that says what it died of."""
+
+    def cause(*replies: Any) -> str:
+        manager = SimpleNamespace(foreach_actor=lambda *args, **kwargs: replies)
+        return BatchSampler(SimpleNamespace(_worker_manager=manager), None, lambda: [])._cause()
+
+    waiting = cause()
+    assert "Ray has not started them again yet" in waiting
+    assert "room for all of them" in waiting
+    assert "`placement_strategy: SPREAD`" in waiting
+    assert "not answer" not in waiting
+    dead = SimpleNamespace(ok=False, actor_id=2, get=lambda: "its node died")
+    assert cause(dead) == "Env runner 2: its node died"
+
+
+@pytest.mark.parametrize("strategy", ["PACK", "SPREAD"])
+def test_the_setting_that_spreads_env_runners_reaches_ray(strategy: str) -> None:
+    config = HAPPOConfig().environment("matrix_game", env_config={"game": "climbing"})
+    config.env_runners(num_env_runners=2).resources(placement_strategy=strategy)
+    request: Any = HAPPO.default_resource_request(config.to_dict())  # pyright: ignore[reportArgumentType]
+    assert request.strategy == strategy

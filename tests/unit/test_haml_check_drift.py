@@ -24,6 +24,7 @@ from rllib_haml.haml import (
     SquashedGaussian,
     check_drift,
 )
+from rllib_haml.haml.check_drift import known
 from rllib_haml.haml.families import MASKED_LOGIT
 from rllib_haml.haml.products import Shaped
 
@@ -267,3 +268,45 @@ def test_a_gradient_of_either_sign_is_a_slope() -> None:
     found = check_drift(FallingKink(), [Categorical(3)], states=1)
     assert found.condition == FLAT
     assert found.worst > 2.1
+
+
+class NeverTried(ClipDrift):
+    """A user's own, though it is like one of the package."""
+
+
+@pytest.mark.parametrize(
+    "drift, compound_clip, told",
+    [
+        (NoDrift(), None, True),
+        (ClipDrift(0.2), 0.5, True),
+        (ClipDrift(0.2, 1.0), None, True),
+        (ClipDrift(0.0), None, False),
+        (KLDrift(1.0), None, True),
+        (KLDrift(-1.0), None, False),
+        (JointClipDrift(0.2), 0.1, True),
+        (JointClipDrift(0.2), 0.3, False),
+        (JointClipDrift(0.2), None, False),
+        (JointClipDrift(0.2, 0.5), 0.1, True),
+        (JointClipDrift(0.2, 0.9), 0.1, False),
+        (NeverTried(0.2), None, False),
+    ],
+)
+def test_what_is_known_of_the_packages_drifts_is_what_trying_finds(
+    drift: Drift, compound_clip: float | None, told: bool
+) -> None:
+    """Only what holds is known; of the rest, which users' drifts are, trying has to find out."""
+    found = known(drift, compound_clip)
+    assert (found is not None) == told
+    tried = check_drift(drift, compound_clip=compound_clip)
+    assert found is None or found == tried
+    assert tried.holds == (told or isinstance(drift, NeverTried))
+
+
+def test_trying_leaves_the_number_of_threads_as_it_was() -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        check_drift(NoDrift())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
