@@ -9,6 +9,7 @@ import pytest
 import torch
 from fragments import make_fragment
 from gymnasium import spaces
+from ray.rllib.core import ALL_MODULES
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune.registry import register_env
 
@@ -192,6 +193,8 @@ def test_ranks_are_adapted_every_so_many_updates_of_the_adapters() -> None:
     for _ in range(3):
         run.update()
         seen.append(run.ranks())
+        told = [*run.figures("adapter_rank").values(), run.report[ALL_MODULES]["adapter_rank"]]
+        assert {float(rank) for rank in told} == seen[-1], "of this update alone"
     assert seen == [{2}, {1}, {1}]
 
 
