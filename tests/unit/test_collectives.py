@@ -35,10 +35,12 @@ def test_two_learners(tmp_path: Path) -> None:
     processes = multiprocessing.get_context("fork")
     told = processes.Queue()
     target: Callable[..., None] = _speak
-    each = [processes.Process(target=target, args=(rank, str(tmp_path / "store"), told)) for rank in (0, 1)]
+    store = str(tmp_path / "store")
+    # One that failed would leave the other waiting for ever.
+    each = [processes.Process(target=target, args=(rank, store, told), daemon=True) for rank in (0, 1)]
     for process in each:
         process.start()
-    found = sorted(told.get(timeout=120) for _ in each)
+    found = sorted(told.get(timeout=60) for _ in each)
     for process in each:
         process.join()
         assert process.exitcode == 0
