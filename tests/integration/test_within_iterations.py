@@ -30,7 +30,6 @@ def test_steps_of_the_batch_are_told_within_the_first_iteration(
             num_envs_per_env_runner=1,
             num_cpus_per_env_runner=0.3,
         )
-        .resources(num_cpus_for_main_process=0.3)
         .training(train_batch_size_per_learner=BATCH, num_epochs=1, critic_num_epochs=1)
         .rl_module(model_config={"fcnet_hiddens": [8]})
     )
