@@ -103,9 +103,9 @@ def import_adapter(
         )
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{directory / CONFIG_FILE} does not fit this backbone: {error}") from error
-    _check_agreement(values, adapter, directory)
     tensors = _read_tensors(directory / TENSORS_FILE)
     _check_tensors(tensors, _tensors(adapter), directory)
+    _check_agreement(values, adapter, directory)
     _load(adapter, tensors)
     _check_finite(adapter, directory)
     return adapter
