@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -36,6 +36,8 @@ class LoRASAConfig(HAPPOConfig):
     The shared network is the module `backbone`, on the widest of the agents' spaces; a policy, the agent's
     adapter, bears the agent's name, or the one that `adapter_mapping_fn` gives it.
     """
+
+    default_mapping_key: ClassVar[str] = "adapter_mapping_fn"
 
     def __init__(self, algo_class: type | None = None):
         from rllib_haml.algorithms.lorasa import LoRASA  # which imports this file

@@ -30,7 +30,7 @@ def test_control(tmp_path: Path) -> None:
         ({"lora": {"target_modules": ["nowhere"]}}, "lora: target_modules names 'nowhere'"),
         ({"lora": {"full_rank_policy": "error"}}, "has at most rank 1, and r=8"),
         ({"lora": {"modules_to_save": "head"}}, "modules_to_save='head': expected a list"),
-        ({"lora": None}, "lora: given null, expected"),
+        ({"lora": None}, "lora=None: expected keys such as"),
         ({"critic_lora": 8}, "critic_lora: given 8, expected"),
         ({"critic_lora": {"target_modules": ["nowhere"]}}, "critic_lora: target_modules names 'nowhere'"),
         ({"adapt_rank": True}, "adapt_rank: given true, expected"),

@@ -136,7 +136,7 @@ def test_a_drift_goes_on_adapting_unless_another_is_given(state: Any) -> None:
     assert coefficient(earlier, coeff=2.0) == 7.0, "of a release that did not keep what they were made as"
 
 
-@pytest.mark.parametrize("given", [{"lr": 0.0}, {"critic_lr": 0.0}, {}], ids=str)
+@pytest.mark.parametrize("given", [{"lr": 1e-30}, {"critic_lr": 1e-30}, {}], ids=str)
 def test_adapters_and_the_critics_difference_have_settings_too(given: dict[str, float]) -> None:
     """Control: without new ones all move."""
     settings: dict[str, Any] = {"adapters_from": 0, "critic_lora": {"r": 1}, "critic_lr": 1e-2}
