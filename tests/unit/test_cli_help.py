@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,18 +15,20 @@ SCRIPT = "import sys; sys.argv[0] = 'rllib'; from rllib_haml.cli import main; ma
 
 def rllib(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, timeout=180
     )
 
 
 def test_help_answers_within_a_second():
-    rllib("--help")
+    """Of CPU time: other work on the machine counts little."""
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = os.times()
         assert rllib("--help").returncode == 0
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.0
+        after = os.times()
+        spent = after.children_user + after.children_system
+        seconds.append(spent - before.children_user - before.children_system)
+    assert 0.0 < min(seconds) < 1.0
 
 
 def test_the_exit_codes_are_listed():
@@ -36,7 +38,9 @@ def test_the_exit_codes_are_listed():
 
 def test_help_imports_neither_ray_nor_torch():
     check = SCRIPT.replace("main()", "\ntry: main()\nfinally: print(sorted(sys.modules))")
-    done = subprocess.run([sys.executable, "-c", check, "--help"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", check, "--help"], capture_output=True, text=True, timeout=180
+    )
     assert "'rllib_haml.cli.app'" in done.stdout
     for heavy in ("'ray'", "'torch'", "'numpy'", "'gymnasium'"):
         assert heavy not in done.stdout
