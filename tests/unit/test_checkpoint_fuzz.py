@@ -313,3 +313,5 @@ def test_a_class_is_told_by_its_name(protocol: int, canary: Path) -> None:
     assert not canary.exists()
     # By value: unpickling it makes the class.
     assert named_class(cloudpickle.dumps({"class": type("Mine", (PPO,), {"__module__": "__main__"})})) is None
+    of_a_trial = type("PPO", (PPO,), {"__module__": "__main__"})
+    assert named_class(cloudpickle.dumps({"class": of_a_trial})) == (PPO.__module__, "PPO")

@@ -314,7 +314,11 @@ class Breaks(ConnectorV2):
 
 
 REFUSED: dict[str, tuple[str, Any, str]] = {
-    "undeclared": ("vector", Undeclared, r"'a' an array of shape \(4,\), but declares Box.*recompute_output"),
+    "undeclared": (
+        "vector",
+        Undeclared,
+        r"'[ab]' an array of shape \(4,\), but.*recompute_output",
+    ),
     "a dict that is none": ("dict", Scale, r"does not fit this environment's agents, TypeError"),
     "a column": ("vector", Column, r"adds 'goal' to the batch.*into the observation"),
     "two at once": ("vector", Twice, r"'[ab]' 2 observations for one step"),
